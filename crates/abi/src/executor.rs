@@ -1,0 +1,163 @@
+//! `Executor`: the processor of the operating system, one step for the rows it is handed.
+//!
+//! The key decision: mechanism without policy. An executor owns parameters and KV pages and runs
+//! one forward step over a *mixed batch* (single decode rows of many sequences and chunks of
+//! prefill). Which rows run is the scheduler's business; what the ids mean is the tokenizer's.
+
+/// A token id: an index into the model's vocabulary.
+pub type TokenId = u32;
+
+/// Names one sequence (one context window) inside an executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u64);
+
+/// What [`Executor::admit`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The new sequence.
+    pub sequence: SequenceId,
+    /// How many leading tokens of the prompt already have their KV in the cache. Always less than
+    /// the prompt's length: the last token is left for a step, so that there are logits to read.
+    pub cached: usize,
+}
+
+/// Which positions of a chunk need logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: prefill that is not finished yet.
+    None,
+    /// The last position only: a decode row, or the end of a prompt.
+    Last,
+    /// Every position: scoring, prompt echo, verification of a speculated run.
+    All,
+}
+
+/// Some consecutive tokens of one sequence, to be appended and run in one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// The sequence that grows.
+    pub sequence: SequenceId,
+    /// The tokens to append, in order; never empty.
+    pub tokens: &'a [TokenId],
+    /// Which of them need logits.
+    pub logits: Logits,
+}
+
+/// The logits of one step, in the order of the chunks and, inside a chunk, of its positions.
+#[derive(Clone, Copy, Debug)]
+pub struct StepOutput<'a> {
+    logits: &'a [f32],
+    vocabulary: usize,
+}
+
+impl<'a> StepOutput<'a> {
+    /// Wraps a `(rows, vocabulary)` buffer.
+    pub fn new(logits: &'a [f32], vocabulary: usize) -> Self {
+        debug_assert_eq!(logits.len() % vocabulary.max(1), 0);
+        Self { logits, vocabulary }
+    }
+
+    /// How many rows of logits there are.
+    pub fn rows(&self) -> usize {
+        self.logits.len() / self.vocabulary
+    }
+
+    /// Row `row`: `(vocabulary)` logits.
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        &self.logits[row * self.vocabulary..][..self.vocabulary]
+    }
+}
+
+/// How much of an executor's memory is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Live sequences.
+    pub sequences: usize,
+    /// KV pages that exist because a live sequence refers to them.
+    pub pages_live: usize,
+    /// KV pages kept only because their prefix may come again; given up first.
+    pub pages_cached: usize,
+    /// The bound on both together.
+    pub pages_total: usize,
+    /// Tokens that fit in one page.
+    pub page_tokens: usize,
+    /// Bytes of one page.
+    pub page_bytes: usize,
+}
+
+/// Why an executor refused.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum ExecutorError {
+    /// The sequence is not known (released, or never admitted).
+    #[error("sequence {0:?} is unknown: it was released or never admitted")]
+    UnknownSequence(SequenceId),
+    /// A sequence would grow past the context window.
+    #[error("the sequence would have {asked} tokens, but the context window holds {limit}")]
+    ContextFull {
+        /// Tokens the sequence would have.
+        asked: usize,
+        /// Tokens the window holds.
+        limit: usize,
+    },
+    /// No KV page is free and none can be given up.
+    #[error("KV memory is full: {asked} more pages needed, {available} available of {total}")]
+    OutOfPages {
+        /// Pages needed.
+        asked: usize,
+        /// Pages free or evictable.
+        available: usize,
+        /// The bound.
+        total: usize,
+    },
+    /// A step was handed more rows than the executor was built for.
+    #[error("the step has {asked} rows, but at most {limit} were configured")]
+    TooManyRows {
+        /// Rows asked for.
+        asked: usize,
+        /// Rows configured.
+        limit: usize,
+    },
+    /// A chunk without tokens, a token outside the vocabulary, one sequence twice in a step.
+    #[error("bad chunk: {0}")]
+    BadChunk(String),
+}
+
+/// Runs a model over sequences of token ids. Implementations: the CPU engine in `yushan-model`,
+/// the scripted fake in [`crate::scripted`].
+///
+/// The contract: the logits of a sequence depend only on its own tokens, bit for bit, never on
+/// what else is in the batch, on how its tokens were cut into chunks, on the number of threads, or
+/// on whether its prefix came from the cache, a fork or a fresh prefill.
+pub trait Executor: Send {
+    /// Size of the vocabulary: the width of a row of logits.
+    fn vocabulary(&self) -> usize;
+
+    /// Most tokens one sequence can hold.
+    fn context(&self) -> usize;
+
+    /// Most rows (tokens, over all chunks) one step can take.
+    fn max_rows(&self) -> usize;
+
+    /// Opens a sequence for a prompt. Nothing is computed: pages whose prefix is cached are shared,
+    /// and the caller feeds `prompt[cached..]` through [`Executor::step`].
+    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError>;
+
+    /// A second sequence with the same past; pages are shared until one of the two writes.
+    fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError>;
+
+    /// Appends the chunks to their sequences and runs the model over them. On an error nothing has
+    /// changed.
+    fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError>;
+
+    /// Forgets everything after the first `length` tokens (rejected speculation, `/undo`).
+    fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError>;
+
+    /// How many tokens the sequence holds.
+    fn length(&self, sequence: SequenceId) -> Result<usize, ExecutorError>;
+
+    /// Closes a sequence. Its full pages stay as a cached prefix until memory is needed.
+    fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError>;
+
+    /// Memory in use.
+    fn usage(&self) -> Usage;
+}

@@ -1,0 +1,100 @@
+//! The slab of KV pages: bytes by page number.
+//!
+//! The key decision: a page holds the keys and values of [`KvLayout::page_tokens`] tokens for *all*
+//! layers, so that sharing, copying and writing to disk handle one number and one run of bytes.
+//! What the bytes mean is known to the attention kernels alone; who owns a page is known to the
+//! cache alone.
+
+/// Sizes of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Transformer blocks.
+    pub layers: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head; even.
+    pub head_dim: usize,
+    /// Tokens in a page; a multiple of 16.
+    pub page_tokens: usize,
+    /// How keys and values are stored.
+    pub dtype: KvType,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half precision.
+    #[default]
+    F16,
+    /// Eight bits, one scale for 32 elements of a head.
+    Q8_0,
+}
+
+impl KvLayout {
+    /// Bytes of the keys (or of the values) of one head in one layer of a page.
+    pub fn head_bytes(&self) -> usize {
+        let elements = self.page_tokens * self.head_dim;
+        match self.dtype {
+            KvType::F16 => elements * 2,
+            KvType::Q8_0 => elements + self.page_tokens * self.head_dim.div_ceil(32) * 2,
+        }
+    }
+
+    /// Bytes of one page.
+    pub fn page_bytes(&self) -> usize {
+        self.layers * 2 * self.kv_heads * self.head_bytes()
+    }
+}
+
+/// Pages by number. Memory is taken when a page is first used and never exceeds the bound given.
+pub struct KvSlab {
+    layout: KvLayout,
+    pages: Vec<Option<Box<[u64]>>>,
+}
+
+impl KvSlab {
+    /// A slab of at most `pages` pages; nothing is allocated yet.
+    pub fn new(layout: KvLayout, pages: usize) -> Self {
+        Self { layout, pages: (0..pages).map(|_| None).collect() }
+    }
+
+    /// The sizes of a page.
+    pub fn layout(&self) -> KvLayout {
+        self.layout
+    }
+
+    /// How many pages there can be.
+    pub fn capacity(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Makes the page's memory exist (zeroed when new).
+    pub fn touch(&mut self, page: u32) {
+        let words = self.layout.page_bytes().div_ceil(8);
+        self.pages[page as usize].get_or_insert_with(|| vec![0; words].into_boxed_slice());
+    }
+
+    /// The bytes of a touched page.
+    pub fn page(&self, page: u32) -> &[u8] {
+        let words = self.pages[page as usize].as_deref().unwrap_or(&[]);
+        bytemuck::cast_slice(words)
+    }
+
+    /// The bytes of a page, made to exist if need be.
+    pub fn page_mut(&mut self, page: u32) -> &mut [u8] {
+        self.touch(page);
+        let words = self.pages[page as usize].as_deref_mut().unwrap_or(&mut []);
+        bytemuck::cast_slice_mut(words)
+    }
+
+    /// Copies one page onto another.
+    pub fn copy(&mut self, from: u32, to: u32) {
+        self.touch(from);
+        self.touch(to);
+        let Some(source) = self.pages[from as usize].take() else { return };
+        if let Some(target) = self.pages[to as usize].as_deref_mut() {
+            target.copy_from_slice(&source);
+        }
+        self.pages[from as usize] = Some(source);
+    }
+}

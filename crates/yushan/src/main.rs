@@ -1,0 +1,3 @@
+//! The binary: it only wires the parts together and turns errors into exit codes.
+
+fn main() {}
