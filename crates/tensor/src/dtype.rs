@@ -77,7 +77,7 @@ impl DType {
     /// Bytes of `elements` elements, or `None` when they are no whole number of blocks or the
     /// product overflows.
     pub fn bytes(self, elements: usize) -> Option<usize> {
-        if elements % self.block_elements() != 0 {
+        if !elements.is_multiple_of(self.block_elements()) {
             return None;
         }
         (elements / self.block_elements()).checked_mul(self.block_bytes())

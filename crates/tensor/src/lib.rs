@@ -6,6 +6,8 @@
 
 pub mod dtype;
 pub mod kv;
+pub mod quant;
 
 pub use dtype::DType;
 pub use kv::{KvLayout, KvSlab, KvType};
+pub use quant::dequantize_row;
