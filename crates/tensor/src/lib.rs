@@ -4,10 +4,23 @@
 //! twin, and every SIMD version gives the same bits; so the tokens of a model do not depend on the
 //! processor's vector width, the number of threads or the shape of the batch.
 
+pub mod activations;
+pub mod aligned;
 pub mod dtype;
+pub mod isa;
 pub mod kv;
 pub mod quant;
+pub mod layout;
+pub mod linear;
+mod matmul;
+pub mod ops;
+pub mod pack;
+pub mod pool;
 
+pub use activations::Activations;
 pub use dtype::DType;
+pub use isa::Isa;
 pub use kv::{KvLayout, KvSlab, KvType};
 pub use quant::dequantize_row;
+pub use pack::{Matrix, PackError};
+pub use pool::Pool;

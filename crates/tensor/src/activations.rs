@@ -1,0 +1,294 @@
+//! The other operand: rows of activations, quantized and laid out for the kernels.
+//!
+//! The key decision: activations are cut into chunks of [`CHUNK`] columns (a column is one token), and
+//! inside a chunk the blocks run outermost, so that a kernel that holds a block of weights in
+//! registers walks the chunk's columns in memory order. A column's numbers depend on that column
+//! alone.
+//!
+//! Quantization is to signed bytes, `d = max|x| / 127` in f32, round half to even.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+
+use crate::isa::{Isa, multiversion};
+use crate::layout::{Layout, SUB, Scheme};
+
+/// Most columns in a chunk: what lies in the second-level cache beside a panel.
+pub const CHUNK: usize = 64;
+
+/// What a family of weight types wants its other operand to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// How the weights store scales: decides the block of the activations.
+    pub scheme: Scheme,
+    /// The weights' zero point, folded into `offsets`.
+    pub zero: i32,
+    /// Whether the weights have minima, which need sums of the activations.
+    pub minima: bool,
+}
+
+impl Kind {
+    /// What weights of this layout want.
+    pub const fn of(layout: &Layout) -> Kind {
+        Kind { scheme: layout.scheme, zero: layout.zero, minima: layout.minima }
+    }
+
+    /// Columns of weights that share one activation scale.
+    pub const fn block(&self) -> usize {
+        match self.scheme {
+            Scheme::Dense => 1,
+            Scheme::Block => 32,
+            _ => 256,
+        }
+    }
+
+    /// Columns of weights that share one offset.
+    pub const fn group(&self) -> usize {
+        match self.scheme {
+            Scheme::Super16 => 16,
+            _ => 32,
+        }
+    }
+
+    /// 32-bit words of sums a block.
+    pub const fn sum_words(&self) -> usize {
+        match (self.minima, self.scheme) {
+            (false, _) | (_, Scheme::Dense) => 0,
+            (true, Scheme::Block) => 1,
+            (true, Scheme::Super32) => 4,
+            (true, Scheme::Super16) => 8,
+        }
+    }
+}
+
+/// Quantized activations of up to the rows it was made for.
+pub struct Activations {
+    kind: Kind,
+    length: usize,
+    columns: usize,
+    /// `[chunk][sub-block][column][32]`
+    quants: Vec<i8>,
+    /// `[chunk][block][column]`
+    scales: Vec<f32>,
+    /// `[chunk][group][column]`: two i16, `-zero` times the sums of the elements with `k % 4` in
+    /// {0, 1} and in {2, 3}: what an i16 accumulator pair of a kernel starts from.
+    offsets: Vec<u32>,
+    /// `[chunk][block][column][words]`: `Block`: `d * sum` as f32 bits; super-blocks: pairs of i16
+    /// sums of neighbouring sub-blocks.
+    sums: Vec<u32>,
+}
+
+/// Pointers to one chunk, as the kernels take it.
+#[derive(Clone, Copy)]
+pub struct ChunkView<'a> {
+    /// Columns in this chunk.
+    pub columns: usize,
+    /// `[sub-block][column][32]`
+    pub quants: &'a [i8],
+    /// `[block][column]`
+    pub scales: &'a [f32],
+    /// `[group][column]`
+    pub offsets: &'a [u32],
+    /// `[block][column][words]`
+    pub sums: &'a [u32],
+}
+
+impl Activations {
+    /// Room for `columns` columns of `length` elements.
+    pub fn new(kind: Kind, length: usize, columns: usize) -> Self {
+        let quantized = kind.scheme != Scheme::Dense;
+        let blocks = if quantized { length / kind.block() } else { 0 };
+        let groups = if quantized && kind.zero != 0 { length / kind.group() } else { 0 };
+        Self {
+            kind,
+            length,
+            columns: 0,
+            quants: vec![0; if quantized { length * columns } else { 0 }],
+            scales: vec![0.0; blocks * columns],
+            offsets: vec![0; groups * columns],
+            sums: vec![0; blocks * columns * kind.sum_words()],
+        }
+    }
+
+    /// What these activations are for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Columns now held.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Elements in a column.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Number of chunks.
+    pub fn chunks(&self) -> usize {
+        self.columns.div_ceil(CHUNK)
+    }
+
+    /// One chunk.
+    pub fn chunk(&self, chunk: usize) -> ChunkView<'_> {
+        let first = chunk * CHUNK;
+        let columns = CHUNK.min(self.columns - first);
+        let blocks = self.length / self.kind.block();
+        let groups = if self.kind.zero == 0 { 0 } else { self.length / self.kind.group() };
+        let words = blocks * self.kind.sum_words();
+        ChunkView {
+            columns,
+            quants: &self.quants[first * self.length..][..columns * self.length],
+            scales: &self.scales[first * blocks..][..columns * blocks],
+            offsets: &self.offsets[first * groups..][..columns * groups],
+            sums: &self.sums[first * words..][..columns * words],
+        }
+    }
+
+    /// Takes `columns` columns; each is then filled by [`Activations::set`].
+    pub fn resize(&mut self, columns: usize) {
+        self.columns = columns;
+    }
+
+    /// A writer that several threads can use for different columns at once.
+    pub fn writer(&mut self) -> Writer<'_> {
+        Writer {
+            kind: self.kind,
+            length: self.length,
+            columns: self.columns,
+            quants: self.quants.as_mut_ptr(),
+            scales: self.scales.as_mut_ptr(),
+            offsets: self.offsets.as_mut_ptr(),
+            sums: self.sums.as_mut_ptr(),
+            life: PhantomData,
+        }
+    }
+
+    /// Quantizes `x`, `(length)`, into column `column`.
+    pub fn set(&mut self, column: usize, x: &[f32]) {
+        // SAFETY: `&mut self` makes this the only writer.
+        unsafe { self.writer().set(Isa::best(), column, x) };
+    }
+}
+
+/// Writes columns; threads may share it as long as each column has one writer.
+#[derive(Clone, Copy)]
+pub struct Writer<'a> {
+    kind: Kind,
+    length: usize,
+    columns: usize,
+    quants: *mut i8,
+    scales: *mut f32,
+    offsets: *mut u32,
+    sums: *mut u32,
+    life: PhantomData<&'a mut Activations>,
+}
+
+// SAFETY: the pointers stand for a `&mut Activations`; `set` asks its callers to keep columns apart.
+unsafe impl Send for Writer<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Writer<'_> {}
+
+impl Writer<'_> {
+    /// Quantizes `x`, `(length)`, into column `column`.
+    ///
+    /// # Safety
+    /// No other thread writes this column at the same time.
+    pub unsafe fn set(&self, isa: Isa, column: usize, x: &[f32]) {
+        assert!(column < self.columns && x.len() == self.length);
+        let first = column - column % CHUNK;
+        let width = CHUNK.min(self.columns - first);
+        let at = column - first;
+        let block = self.kind.block();
+        if self.kind.scheme == Scheme::Dense {
+            return;
+        }
+        let mut quants = [0i8; 256];
+        for (b, values) in x.chunks_exact(block).enumerate() {
+            let d = quantize(isa, values, &mut quants[..block]);
+            // SAFETY: every index is below columns x (its share of length): see `chunk`, which cuts
+            // the same arrays with bounds checks.
+            unsafe {
+                let blocks = self.length / block;
+                *self.scales.add(first * blocks + b * width + at) = d;
+                for (s, sub) in quants[..block].chunks_exact(SUB).enumerate() {
+                    let sub_at = first * self.length + ((b * block / SUB + s) * width + at) * SUB;
+                    std::ptr::copy_nonoverlapping(sub.as_ptr(), self.quants.add(sub_at), SUB);
+                }
+                self.set_sums(&quants[..block], b, d, (first, width, at));
+            }
+        }
+    }
+
+    /// The sums of one block; `place` is (first column, columns, column) of the chunk.
+    ///
+    /// # Safety
+    /// As `set`.
+    unsafe fn set_sums(&self, quants: &[i8], b: usize, d: f32, place: (usize, usize, usize)) {
+        let (first, width, at) = place;
+        let (block, group) = (self.kind.block(), self.kind.group());
+        if self.kind.zero != 0 {
+            let groups = self.length / group;
+            for (g, values) in quants.chunks_exact(group).enumerate() {
+                let mut pair = [0i16; 2];
+                for four in values.chunks_exact(4) {
+                    pair[0] += i16::from(four[0]) + i16::from(four[1]);
+                    pair[1] += i16::from(four[2]) + i16::from(four[3]);
+                }
+                let pair = pair.map(|sum| sum.wrapping_mul(-self.kind.zero as i16));
+                let to = first * groups + (b * (block / group) + g) * width + at;
+                // SAFETY: as in `set`.
+                unsafe { *self.offsets.add(to) = pair_bits(pair) };
+            }
+        }
+        let words = self.kind.sum_words();
+        if words == 0 {
+            return;
+        }
+        let sum = |values: &[i8]| values.iter().map(|&q| i16::from(q)).sum::<i16>();
+        let to = first * (self.length / block) * words + (b * width + at) * words;
+        for w in 0..words {
+            let word = match self.kind.scheme {
+                Scheme::Block => (d * f32::from(sum(quants))).to_bits(),
+                _ => {
+                    let part = block / (2 * words);
+                    let pair = &quants[2 * w * part..][..2 * part];
+                    pair_bits([sum(&pair[..part]), sum(&pair[part..])])
+                }
+            };
+            // SAFETY: as in `set`.
+            unsafe { *self.sums.add(to + w) = word };
+        }
+    }
+}
+
+fn pair_bits(pair: [i16; 2]) -> u32 {
+    u32::from(pair[0] as u16) | u32::from(pair[1] as u16) << 16
+}
+
+multiversion! {
+    /// Quantizes one block; gives its scale. Rounds half to even by adding and taking away
+    /// 1.5 * 2^23, which every instruction set does alike.
+    fn quantize(x: &[f32], quants: &mut [i8]) -> f32 {
+        const MAGIC: f32 = 12_582_912.0;
+        let mut lanes = [0f32; 32];
+        for part in x.chunks_exact(32) {
+            for (lane, v) in lanes.iter_mut().zip(part) {
+                let size = v.abs();
+                *lane = if size > *lane { size } else { *lane };
+            }
+        }
+        let mut peak = 0f32;
+        for lane in lanes {
+            peak = if lane > peak { lane } else { peak };
+        }
+        let inverse = if peak > 0.0 { 127.0 / peak } else { 0.0 };
+        // Where 127 / max overflows (max below 4e-37) or max is infinite the block counts as zero.
+        let inverse = if inverse.is_finite() && peak.is_finite() { inverse } else { 0.0 };
+        for (q, v) in quants.iter_mut().zip(x) {
+            *q = (v * inverse + MAGIC).to_bits() as i8;
+        }
+        if inverse == 0.0 { 0.0 } else { peak / 127.0 }
+    }
+}

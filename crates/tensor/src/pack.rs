@@ -1,0 +1,313 @@
+//! From rows as they stand in a file to panels as the kernels read them.
+//!
+//! The key decision: no number changes. Quants, scales and minima are moved (6-bit scales widened to
+//! bytes), so a packed matrix is the file's matrix, exactly. Packing runs in parallel over panels and
+//! is part of the load time; types whose bytes only need transposing (Q8_0, Q4_0, halves) do just that.
+
+use crate::aligned::AlignedBytes;
+use crate::layout::{Layout, PANEL, SUB, Scheme};
+use crate::{DType, Pool};
+
+/// A weight matrix in panels.
+pub struct Matrix {
+    layout: Layout,
+    rows: usize,
+    columns: usize,
+    panel_bytes: usize,
+    data: AlignedBytes,
+}
+
+/// Why a matrix could not be packed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PackError {
+    /// Columns are no whole number of blocks.
+    #[error("{columns} columns are no multiple of the {block} of a {dtype} block")]
+    Columns {
+        /// Columns given.
+        columns: usize,
+        /// Columns in a block.
+        block: usize,
+        /// The type.
+        dtype: DType,
+    },
+    /// The bytes are not as many as the shape says.
+    #[error("{rows} x {columns} of {dtype} need {expected} bytes, not {found}")]
+    Bytes {
+        /// Rows given.
+        rows: usize,
+        /// Columns given.
+        columns: usize,
+        /// The type.
+        dtype: DType,
+        /// Bytes the shape needs.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+}
+
+impl Matrix {
+    /// Packs `rows` x `columns` elements of `data`, row after row as in a GGUF file.
+    pub fn pack(
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        data: &[u8],
+        pool: &mut Pool,
+    ) -> Result<Matrix, PackError> {
+        let block = dtype.block_elements();
+        let row_bytes = dtype.bytes(columns).filter(|_| columns > 0);
+        let row_bytes = row_bytes.ok_or(PackError::Columns { columns, block, dtype })?;
+        let expected = row_bytes.saturating_mul(rows);
+        if data.len() != expected {
+            let found = data.len();
+            return Err(PackError::Bytes { rows, columns, dtype, expected, found });
+        }
+        let layout = Layout::of(dtype);
+        let panel_bytes = columns / layout.block_columns() * layout.block_bytes();
+        let panels = rows.div_ceil(PANEL);
+        let mut packed = AlignedBytes::zeroed(panel_bytes * panels);
+        let target = Panels { start: packed.as_mut_ptr() as usize, bytes: panel_bytes };
+        let chunks = panels.min(64);
+        pool.run(chunks, &|chunk, _| {
+            for panel in panels * chunk / chunks..panels * (chunk + 1) / chunks {
+                let first = panel * PANEL;
+                let count = PANEL.min(rows - first);
+                let rows = &data[first * row_bytes..][..count * row_bytes];
+                // SAFETY-free: see `Panels::get`, which hands out disjoint panels.
+                pack_panel(&layout, rows, row_bytes, target.get(panel));
+            }
+        });
+        Ok(Matrix { layout, rows, columns, panel_bytes, data: packed })
+    }
+
+    /// How the elements are stored.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Output rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Panels of 16 rows; the last may be padded with zeros.
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    /// One panel.
+    pub fn panel(&self, panel: usize) -> &[u8] {
+        &self.data[panel * self.panel_bytes..][..self.panel_bytes]
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// Hands out disjoint panels of one buffer to the threads that fill them.
+#[derive(Clone, Copy)]
+struct Panels {
+    start: usize,
+    bytes: usize,
+}
+
+impl Panels {
+    #[allow(unsafe_code)]
+    fn get(&self, panel: usize) -> &'static mut [u8] {
+        let start = std::ptr::with_exposed_provenance_mut::<u8>(self.start + panel * self.bytes);
+        // SAFETY: the buffer outlives the parallel region that calls this, and every panel is asked for
+        // by exactly one chunk.
+        unsafe { std::slice::from_raw_parts_mut(start, self.bytes) }
+    }
+}
+
+fn pack_panel(layout: &Layout, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    let from = layout.dtype.block_bytes();
+    for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
+        if layout.scheme == Scheme::Dense {
+            for (k, element) in data.chunks_exact(from).enumerate() {
+                panel[(k * PANEL + row) * from..][..from].copy_from_slice(element);
+            }
+            continue;
+        }
+        for (block, target) in data.chunks_exact(from).zip(panel.chunks_exact_mut(layout.block_bytes())) {
+            match layout.scheme {
+                Scheme::Block => pack_short(layout, block, target, row),
+                _ => pack_super(layout, block, target, row),
+            }
+        }
+    }
+}
+
+/// One row of one 32-column block.
+fn pack_short(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
+    target[2 * row..][..2].copy_from_slice(&block[..2]);
+    let mut at = 2;
+    if layout.minima {
+        target[32 + 2 * row..][..2].copy_from_slice(&block[2..4]);
+        at = 4;
+    }
+    let planes = &mut target[layout.header_bytes()..];
+    if layout.high == 1 {
+        // Bit k of the word belongs to column k; the plane wants bit g of byte i for column 4g + i.
+        let word = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+        at += 4;
+        let plane = &mut planes[4 * 64 + row * 4..][..4];
+        for (i, byte) in plane.iter_mut().enumerate() {
+            *byte = (0..8).map(|g| ((word >> (4 * g + i)) as u8 & 1) << g).sum();
+        }
+    }
+    // Nibbles stand as the plane wants them already (columns k and k + 16 share a byte), bytes too.
+    for (g, four) in block[at..].chunks_exact(4).enumerate() {
+        planes[g * 64 + row * 4..][..4].copy_from_slice(four);
+    }
+}
+
+/// One row of one 256-column super-block.
+fn pack_super(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
+    let Parts { d, dmin, scales, minima, quants } = parts(layout.dtype, block);
+    target[2 * row..][..2].copy_from_slice(&d);
+    if layout.minima {
+        target[32 + 2 * row..][..2].copy_from_slice(&dmin);
+    }
+    let groups = if layout.scheme == Scheme::Super32 { 8 } else { 16 };
+    for g in 0..groups {
+        target[layout.scales_at() + g * PANEL + row] = scales[g];
+        if layout.minima {
+            target[layout.minima_at() + (g / 2 * PANEL + row) * 2 + g % 2] = minima[g];
+        }
+    }
+    for (s, quants) in quants.chunks_exact(SUB).enumerate() {
+        let planes = &mut target[layout.header_bytes() + s * layout.sub_bytes()..];
+        pack_planes(layout, quants, planes, row);
+    }
+}
+
+/// Spreads 32 quants over the bit planes of a sub-block.
+fn pack_planes(layout: &Layout, quants: &[u8], planes: &mut [u8], row: usize) {
+    let low_mask = (1u8 << layout.low) - 1;
+    for i in 0..4 {
+        let q = |g: usize| quants[4 * g + i];
+        let low = |g: usize| q(g) & low_mask;
+        let high = |g: usize| q(g) >> layout.low;
+        let byte = row * 4 + i;
+        if layout.low == 4 {
+            for g in 0..4 {
+                planes[g * 64 + byte] = low(g) | low(g + 4) << 4;
+            }
+        } else {
+            for p in 0..2 {
+                planes[p * 64 + byte] = (0..4).map(|j| low(4 * p + j) << (2 * j)).sum();
+            }
+        }
+        let planes = &mut planes[layout.low * 64..];
+        match layout.high {
+            0 => {}
+            1 => planes[byte] = (0..8).map(|g| high(g) << g).sum(),
+            _ => {
+                for p in 0..2 {
+                    planes[p * 64 + byte] = (0..4).map(|j| high(4 * p + j) << (2 * j)).sum();
+                }
+            }
+        }
+    }
+}
+
+/// A super-block taken apart: quants without zero point taken off, in column order.
+struct Parts {
+    d: [u8; 2],
+    dmin: [u8; 2],
+    scales: [u8; 16],
+    minima: [u8; 16],
+    quants: [u8; 256],
+}
+
+/// Takes a super-block apart. Source of the layouts: ggml's block structures (`ggml-common.h`).
+fn parts(dtype: DType, block: &[u8]) -> Parts {
+    let mut parts =
+        Parts { d: [0; 2], dmin: [0; 2], scales: [0; 16], minima: [0; 16], quants: [0; 256] };
+    let pair = |at: usize| [block[at], block[at + 1]];
+    let q = &mut parts.quants;
+    match dtype {
+        DType::Q4_K | DType::Q5_K => {
+            parts.d = pair(0);
+            parts.dmin = pair(2);
+            (parts.scales, parts.minima) = six_bit_pairs(&block[4..16]);
+            let (high, low) = block[16..].split_at(block.len() - 16 - 128);
+            for (k, q) in q.iter_mut().enumerate() {
+                let (pair, which, i) = (k / 64, k / 32 % 2, k % 32);
+                *q = low[pair * 32 + i] >> (4 * which) & 15;
+                if let Some(byte) = high.get(i) {
+                    *q |= (byte >> (2 * pair + which) & 1) << 4;
+                }
+            }
+        }
+        DType::Q6_K => {
+            let (low, rest) = block.split_at(128);
+            let (high, rest) = rest.split_at(64);
+            parts.scales.copy_from_slice(&rest[..16]);
+            parts.d = [rest[16], rest[17]];
+            for (k, q) in q.iter_mut().enumerate() {
+                let (h, quarter, i) = (k / 128, k % 128 / 32, k % 32);
+                let low = low[h * 64 + quarter % 2 * 32 + i] >> (4 * (quarter / 2)) & 15;
+                *q = low | (high[h * 32 + i] >> (2 * quarter) & 3) << 4;
+            }
+        }
+        DType::Q3_K => {
+            let (mask, rest) = block.split_at(32);
+            let (low, rest) = rest.split_at(64);
+            parts.scales = three_k_scales(&rest[..12]);
+            parts.d = [rest[12], rest[13]];
+            for (k, q) in q.iter_mut().enumerate() {
+                let (h, quarter, i) = (k / 128, k % 128 / 32, k % 32);
+                *q = low[h * 32 + i] >> (2 * quarter) & 3 | (mask[i] >> (4 * h + quarter) & 1) << 2;
+            }
+        }
+        _ => {
+            for (g, byte) in block[..16].iter().enumerate() {
+                parts.scales[g] = byte & 15;
+                parts.minima[g] = byte >> 4;
+            }
+            parts.d = pair(80);
+            parts.dmin = pair(82);
+            for (k, q) in q.iter_mut().enumerate() {
+                let (h, quarter, i) = (k / 128, k % 128 / 32, k % 32);
+                *q = block[16 + h * 32 + i] >> (2 * quarter) & 3;
+            }
+        }
+    }
+    parts
+}
+
+/// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes.
+fn six_bit_pairs(bytes: &[u8]) -> ([u8; 16], [u8; 16]) {
+    let (mut scales, mut minima) = ([0; 16], [0; 16]);
+    for j in 0..8 {
+        (scales[j], minima[j]) = if j < 4 {
+            (bytes[j] & 63, bytes[j + 4] & 63)
+        } else {
+            (
+                bytes[j + 4] & 15 | (bytes[j - 4] >> 6) << 4,
+                bytes[j + 4] >> 4 | (bytes[j] >> 6) << 4,
+            )
+        };
+    }
+    (scales, minima)
+}
+
+/// Q3_K: sixteen 6-bit scales in 12 bytes, 32 taken off.
+fn three_k_scales(bytes: &[u8]) -> [u8; 16] {
+    std::array::from_fn(|g| {
+        let low = bytes[g % 8] >> (4 * (g / 8)) & 15;
+        let high = bytes[8 + g % 4] >> (2 * (g / 4)) & 3;
+        (low | high << 4).wrapping_sub(32)
+    })
+}

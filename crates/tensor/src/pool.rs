@@ -1,0 +1,250 @@
+//! The decode pool: threads that take chunks of a region, spin briefly, then park.
+//!
+//! The key decision: one atomic word holds (region, chunks, next chunk). Whoever is running takes the
+//! next chunk; the caller never waits for a worker to *start*, only for chunks that were taken to
+//! end. So a neighbour that steals a core costs its share and not a barrier, and an idle pool costs
+//! nothing. What is computed never depends on who computed it.
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+
+/// Pauses a worker spins between regions before it parks: some tens of microseconds, longer than the
+/// serial gaps inside a token.
+const WORKER_SPINS: u32 = 1500;
+
+/// Pauses the caller spins for the last chunks before it parks.
+const CALLER_SPINS: u32 = 600;
+
+type Job = *const (dyn Fn(usize, usize) + Sync);
+
+/// Threads that run regions of chunks together with their caller.
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    region: u32,
+}
+
+struct Shared {
+    /// region << 32 | chunks << 16 | next
+    state: AtomicU64,
+    /// Chunks of this region that ended.
+    ended: AtomicU32,
+    /// The region's job; written while no chunk is taken, read by those who took one.
+    job: UnsafeCell<Option<Job>>,
+    /// The caller, while it is parked or about to be.
+    caller: UnsafeCell<Option<Thread>>,
+    caller_parked: AtomicBool,
+    workers_parked: Vec<AtomicBool>,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+}
+
+// SAFETY: `job` and `caller` are written only by the caller between regions, when no worker holds a
+// chunk, and read only by a worker that holds one; `state` orders the two.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the job pointer is only followed while `Pool::run` keeps it alive.
+unsafe impl Send for Shared {}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller counted in; at least one.
+    pub fn new(threads: usize) -> Pool {
+        let workers = threads.max(1) - 1;
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            ended: AtomicU32::new(0),
+            job: UnsafeCell::new(None),
+            caller: UnsafeCell::new(None),
+            caller_parked: AtomicBool::new(false),
+            workers_parked: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let threads = (0..workers)
+            .filter_map(|worker| {
+                let shared = Arc::clone(&shared);
+                let name = format!("tensor-{}", worker + 1);
+                std::thread::Builder::new().name(name).spawn(move || shared.work(worker)).ok()
+            })
+            .collect();
+        Pool { shared, threads, region: 0 }
+    }
+
+    /// Threads, the caller counted in.
+    pub fn threads(&self) -> usize {
+        self.threads.len() + 1
+    }
+
+    /// Calls `job(chunk, thread)` once for every chunk; returns when all have ended. With one chunk or
+    /// one thread everything runs on the caller.
+    ///
+    /// # Panics
+    /// When a job panics.
+    pub fn run(&mut self, chunks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        if chunks <= 1 || self.threads.is_empty() {
+            (0..chunks).for_each(|chunk| job(chunk, 0));
+            return;
+        }
+        assert!(chunks <= usize::from(u16::MAX), "{chunks} chunks");
+        let shared = &*self.shared;
+        self.region = self.region.wrapping_add(1);
+        // SAFETY: no chunk is taken: the last region ended. The lifetime is erased, but this function
+        // does not return before every chunk that could use the job has ended.
+        unsafe {
+            *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job));
+            *shared.caller.get() = Some(std::thread::current());
+        }
+        shared.ended.store(0, Ordering::Relaxed);
+        let state = u64::from(self.region) << 32 | (chunks as u64) << 16;
+        shared.state.store(state, Ordering::SeqCst);
+        for (parked, thread) in shared.workers_parked.iter().zip(&self.threads) {
+            if parked.load(Ordering::SeqCst) {
+                thread.thread().unpark();
+            }
+        }
+        while shared.take_one(0) {}
+        shared.wait(chunks as u32);
+        if shared.panicked.swap(false, Ordering::SeqCst) {
+            panic!("a chunk of a parallel region panicked");
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Takes the next chunk, if there is one, and runs it.
+    fn take_one(&self, thread: usize) -> bool {
+        let mut state = self.state.load(Ordering::Acquire);
+        loop {
+            let (chunks, next) = (state >> 16 & 0xffff, state & 0xffff);
+            if next >= chunks {
+                return false;
+            }
+            match self.state.compare_exchange_weak(
+                state,
+                state + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(now) => state = now,
+            }
+        }
+        let (chunks, next) = ((state >> 16 & 0xffff) as u32, (state & 0xffff) as usize);
+        // SAFETY: we hold a chunk of the current region, so the caller is inside `run`, the job is
+        // alive, and nobody writes it.
+        let job = unsafe { (*self.job.get()).map(|job| &*job) };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(job) = job {
+                job(next, thread);
+            }
+        }));
+        if result.is_err() {
+            self.panicked.store(true, Ordering::SeqCst);
+        }
+        // The caller must be copied before the last chunk ends: afterwards a new region may write it.
+        // SAFETY: as above.
+        let caller = if thread == 0 { None } else { unsafe { (*self.caller.get()).clone() } };
+        let ended = self.ended.fetch_add(1, Ordering::SeqCst) + 1;
+        if ended == chunks && self.caller_parked.load(Ordering::SeqCst) {
+            if let Some(caller) = caller {
+                caller.unpark();
+            }
+        }
+        true
+    }
+
+    /// The caller's wait for chunks that others took.
+    fn wait(&self, chunks: u32) {
+        for _ in 0..CALLER_SPINS {
+            if self.ended.load(Ordering::Acquire) == chunks {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        self.caller_parked.store(true, Ordering::SeqCst);
+        while self.ended.load(Ordering::SeqCst) != chunks {
+            std::thread::park();
+        }
+        self.caller_parked.store(false, Ordering::SeqCst);
+    }
+
+    fn has_chunk(&self, order: Ordering) -> bool {
+        let state = self.state.load(order);
+        (state & 0xffff) < (state >> 16 & 0xffff)
+    }
+
+    fn work(&self, worker: usize) {
+        let mut spins = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.take_one(worker + 1) {
+                spins = 0;
+            } else if spins < WORKER_SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                let parked = &self.workers_parked[worker];
+                parked.store(true, Ordering::SeqCst);
+                // Looked at again after the flag is up: a region that started in between is seen
+                // here, or its caller sees the flag.
+                if !self.has_chunk(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
+                    std::thread::park();
+                }
+                parked.store(false, Ordering::SeqCst);
+                spins = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn every_chunk_runs_exactly_once() {
+        for threads in [1, 2, 3, 5] {
+            let mut pool = Pool::new(threads);
+            for round in 0..2000usize {
+                let chunks = round % 37;
+                let hits: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(chunks, &|chunk, thread| {
+                    assert!(thread < threads);
+                    hits[chunk].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1), "round {round}");
+                if round % 500 == 0 {
+                    // Long enough for the workers to park: the next region must wake them.
+                    (0..100_000).for_each(|_| std::hint::spin_loop());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_chunk_reaches_the_caller_and_the_pool_lives_on() {
+        let mut pool = Pool::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(8, &|chunk, _| assert_ne!(chunk, 5, "on purpose"));
+        }));
+        assert!(result.is_err());
+        let sum = AtomicUsize::new(0);
+        pool.run(8, &|chunk, _| {
+            sum.fetch_add(chunk, Ordering::Relaxed);
+        });
+        assert_eq!(sum.load(Ordering::Relaxed), 28);
+    }
+}
