@@ -12,19 +12,27 @@ fn main() {
     let isa = Isa::best();
     println!("{isa:?} {threads} threads, {rows} x {k}");
     for dtype in DType::all() {
-        if only.as_deref().is_some_and(|o| o != dtype.name()) { continue; }
+        if only.as_deref().is_some_and(|o| o != dtype.name()) {
+            continue;
+        }
         let mut seed = 1u64;
         let bytes = dtype.bytes(rows * k).unwrap();
         let mut data = vec![0u8; bytes];
-        for b in data.iter_mut() { seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407); *b = (seed >> 56) as u8 & 0x3b; }
+        for b in data.iter_mut() {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            *b = (seed >> 56) as u8 & 0x3b;
+        }
         let copies = if dtype == DType::F32 { 4 } else { 12 };
-        let ms: Vec<Matrix> = (0..copies).map(|_| Matrix::pack(dtype, rows, k, &data, &mut pool).unwrap()).collect();
+        let ms: Vec<Matrix> =
+            (0..copies).map(|_| Matrix::pack(dtype, rows, k, &data, &mut pool).unwrap()).collect();
         print!("{:7}", dtype.name());
         for tokens in [1usize, 2, 4, 8, 16, 64, 512] {
             let x: Vec<f32> = (0..tokens * k).map(|i| (i % 17) as f32 - 8.0).collect();
             let mut act = Activations::new(Kind::of(ms[0].layout()), k, tokens);
             act.resize(tokens);
-            for (c, x) in x.chunks_exact(k).enumerate() { act.set(c, x); }
+            for (c, x) in x.chunks_exact(k).enumerate() {
+                act.set(c, x);
+            }
             let acts = [act];
             let mut out = vec![0f32; tokens * rows];
             let reps = if tokens >= 64 { 1 } else { 3 };
@@ -32,10 +40,17 @@ fn main() {
             let mut best = f64::MAX;
             for _ in 0..3 {
                 let t = Instant::now();
-                for _ in 0..reps { for m in ms {
-                    let input = Input { dense: &x, stride: k, quantized: &acts, tokens };
-                    products(&mut pool, isa, input, &mut [Product { matrix: m, bias: None, out: Store::Set(&mut out) }]);
-                } }
+                for _ in 0..reps {
+                    for m in ms {
+                        let input = Input { dense: &x, stride: k, quantized: &acts, tokens };
+                        products(
+                            &mut pool,
+                            isa,
+                            input,
+                            &mut [Product { matrix: m, bias: None, out: Store::Set(&mut out) }],
+                        );
+                    }
+                }
                 best = best.min(t.elapsed().as_secs_f64() / reps as f64 / ms.len() as f64);
             }
             let gb = ms[0].bytes() as f64 / best / 1e9;

@@ -134,12 +134,14 @@ impl Activations {
     pub fn chunk(&self, chunk: usize) -> ChunkView<'_> {
         let first = chunk * CHUNK;
         let columns = CHUNK.min(self.columns - first);
-        let blocks = self.length / self.kind.block();
-        let groups = if self.kind.zero == 0 { 0 } else { self.length / self.kind.group() };
+        let quantized = usize::from(self.kind.scheme != Scheme::Dense);
+        let length = self.length * quantized;
+        let blocks = length / self.kind.block();
+        let groups = if self.kind.zero == 0 { 0 } else { length / self.kind.group() };
         let words = blocks * self.kind.sum_words();
         ChunkView {
             columns,
-            quants: &self.quants[first * self.length..][..columns * self.length],
+            quants: &self.quants[first * length..][..columns * length],
             scales: &self.scales[first * blocks..][..columns * blocks],
             offsets: &self.offsets[first * groups..][..columns * groups],
             sums: &self.sums[first * words..][..columns * words],

@@ -33,11 +33,28 @@ pub enum KvType {
 impl KvLayout {
     /// Bytes of the keys (or of the values) of one head in one layer of a page.
     pub fn head_bytes(&self) -> usize {
-        let elements = self.page_tokens * self.head_dim;
         match self.dtype {
-            KvType::F16 => elements * 2,
-            KvType::Q8_0 => elements + self.page_tokens * self.head_dim.div_ceil(32) * 2,
+            KvType::F16 => self.page_tokens * self.padded_head() * 2,
+            KvType::Q8_0 => self.page_tokens * (self.padded_head() / 32) * 34,
         }
+    }
+
+    /// Elements a head takes in a page: whole lanes of 16 (halves) or whole blocks of 32 (bytes).
+    pub fn padded_head(&self) -> usize {
+        match self.dtype {
+            KvType::F16 => self.head_dim.next_multiple_of(16),
+            KvType::Q8_0 => self.head_dim.next_multiple_of(32),
+        }
+    }
+
+    /// Where the keys of a head in a layer start in a page; its values follow the keys of all heads.
+    pub fn keys_at(&self, layer: usize, head: usize) -> usize {
+        (layer * 2 * self.kv_heads + head) * self.head_bytes()
+    }
+
+    /// Where the values of a head in a layer start in a page.
+    pub fn values_at(&self, layer: usize, head: usize) -> usize {
+        self.keys_at(layer, head) + self.kv_heads * self.head_bytes()
     }
 
     /// Bytes of one page.

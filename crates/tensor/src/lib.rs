@@ -6,21 +6,22 @@
 
 pub mod activations;
 pub mod aligned;
+pub mod attention;
 pub mod dtype;
 pub mod isa;
 pub mod kv;
-pub mod quant;
 pub mod layout;
 pub mod linear;
 mod matmul;
 pub mod ops;
 pub mod pack;
 pub mod pool;
+pub mod quant;
 
 pub use activations::Activations;
 pub use dtype::DType;
 pub use isa::Isa;
 pub use kv::{KvLayout, KvSlab, KvType};
-pub use quant::dequantize_row;
 pub use pack::{Matrix, PackError};
 pub use pool::Pool;
+pub use quant::dequantize_row;

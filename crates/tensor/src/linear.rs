@@ -89,7 +89,14 @@ impl Target {
 
 impl Input<'_> {
     /// `acc (columns, 16) = panel * chunk`; gives the columns.
-    fn product(&self, isa: Isa, matrix: &Matrix, at: usize, chunk: usize, acc: &mut [f32]) -> usize {
+    fn product(
+        &self,
+        isa: Isa,
+        matrix: &Matrix,
+        at: usize,
+        chunk: usize,
+        acc: &mut [f32],
+    ) -> usize {
         let layout = matrix.layout();
         let first = chunk * CHUNK;
         let columns = CHUNK.min(self.tokens - first);

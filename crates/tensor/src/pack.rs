@@ -138,7 +138,9 @@ fn pack_panel(layout: &Layout, rows: &[u8], row_bytes: usize, panel: &mut [u8]) 
             }
             continue;
         }
-        for (block, target) in data.chunks_exact(from).zip(panel.chunks_exact_mut(layout.block_bytes())) {
+        for (block, target) in
+            data.chunks_exact(from).zip(panel.chunks_exact_mut(layout.block_bytes()))
+        {
             match layout.scheme {
                 Scheme::Block => pack_short(layout, block, target, row),
                 _ => pack_super(layout, block, target, row),
@@ -294,10 +296,7 @@ fn six_bit_pairs(bytes: &[u8]) -> ([u8; 16], [u8; 16]) {
         (scales[j], minima[j]) = if j < 4 {
             (bytes[j] & 63, bytes[j + 4] & 63)
         } else {
-            (
-                bytes[j + 4] & 15 | (bytes[j - 4] >> 6) << 4,
-                bytes[j + 4] >> 4 | (bytes[j] >> 6) << 4,
-            )
+            (bytes[j + 4] & 15 | (bytes[j - 4] >> 6) << 4, bytes[j + 4] >> 4 | (bytes[j] >> 6) << 4)
         };
     }
     (scales, minima)

@@ -94,7 +94,8 @@ impl Pool {
         // SAFETY: no chunk is taken: the last region ended. The lifetime is erased, but this function
         // does not return before every chunk that could use the job has ended.
         unsafe {
-            *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job));
+            *shared.job.get() =
+                Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job));
             *shared.caller.get() = Some(std::thread::current());
         }
         shared.ended.store(0, Ordering::Relaxed);

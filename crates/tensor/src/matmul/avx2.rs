@@ -257,15 +257,19 @@ unsafe fn scale_pairs<const SIGNED: bool>(p: *const u8) -> __m256i {
     // SAFETY: the caller gives 8 readable bytes and AVX2.
     unsafe {
         let bytes = _mm_loadl_epi64(p.cast());
-        let wide =
-            if SIGNED { _mm256_cvtepi8_epi32(bytes) } else { _mm256_cvtepu8_epi32(bytes) };
+        let wide = if SIGNED { _mm256_cvtepi8_epi32(bytes) } else { _mm256_cvtepu8_epi32(bytes) };
         _mm256_blend_epi16::<0xAA>(wide, _mm256_slli_epi32::<16>(wide))
     }
 }
 
 /// Super-blocks: Q4_K, Q5_K (`PARTS` = 1 scale a sub-block), Q6_K, Q3_K, Q2_K (`PARTS` = 2).
 #[inline(always)]
-unsafe fn super_blocks<const LOW: usize, const HIGH: usize, const PARTS: usize, const MINIMA: bool>(
+unsafe fn super_blocks<
+    const LOW: usize,
+    const HIGH: usize,
+    const PARTS: usize,
+    const MINIMA: bool,
+>(
     panel: *const u8,
     blocks: usize,
     x: X,

@@ -64,10 +64,7 @@ unsafe fn tile<const C: usize, T: Element>(
         let (x, x_stride) = x;
         let mut sum = [[_mm256_setzero_ps(); 2]; C];
         for c in 0..C {
-            sum[c] = [
-                _mm256_loadu_ps(acc.add(c * PANEL)),
-                _mm256_loadu_ps(acc.add(c * PANEL + 8)),
-            ];
+            sum[c] = [_mm256_loadu_ps(acc.add(c * PANEL)), _mm256_loadu_ps(acc.add(c * PANEL + 8))];
         }
         for k in 0..length {
             let at = w.add(k * stride);

@@ -17,13 +17,7 @@ use crate::layout::Layout;
 
 /// Adds one quantized panel times one chunk onto `acc`, `(columns, 16)`.
 #[allow(unsafe_code)]
-pub(crate) fn panel(
-    isa: Isa,
-    layout: &Layout,
-    weights: &[u8],
-    x: &ChunkView<'_>,
-    acc: &mut [f32],
-) {
+pub(crate) fn panel(isa: Isa, layout: &Layout, weights: &[u8], x: &ChunkView<'_>, acc: &mut [f32]) {
     match isa.set() {
         Set::Scalar => scalar::panel(layout, weights, x, acc),
         #[cfg(target_arch = "x86_64")]

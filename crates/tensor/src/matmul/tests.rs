@@ -104,7 +104,7 @@ fn check(dtype: DType, rows: usize, columns: usize, tokens: usize, seed: u64) {
     // The oracle against plain arithmetic on the dequantized weights: close, since only the
     // activations were rounded.
     let mut weights = vec![0f32; rows * columns];
-    crate::quant::dequantize_row(dtype, &data, &mut weights).expect("dequantizes");
+    crate::quant::dequantize_row(dtype, &data, &mut weights);
     let width = matrix.panels() * PANEL;
     for t in 0..tokens {
         let x = &x[t * columns..][..columns];
@@ -114,7 +114,10 @@ fn check(dtype: DType, rows: usize, columns: usize, tokens: usize, seed: u64) {
             let size: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
             let got = f64::from(oracle[t * width + r]);
             let slack = if dtype.block_elements() == 1 { 1e-5 } else { 3.0 / 127.0 };
-            assert!((got - exact).abs() <= size * slack + 1e-4, "{dtype} seed {seed}: row {r} token {t}: {got}, not {exact}");
+            assert!(
+                (got - exact).abs() <= size * slack + 1e-4,
+                "{dtype} seed {seed}: row {r} token {t}: {got}, not {exact}"
+            );
         }
     }
 }
@@ -166,7 +169,11 @@ fn extreme_quants_do_not_overflow_the_narrow_sums() {
                 packed.set(0, &x);
                 let oracle = product(Isa::SCALAR, &matrix, &packed, &x);
                 for isa in Isa::available() {
-                    assert_eq!(oracle, product(isa, &matrix, &packed, &x), "{dtype} {fill:#x} {signs} {isa:?}");
+                    assert_eq!(
+                        oracle,
+                        product(isa, &matrix, &packed, &x),
+                        "{dtype} {fill:#x} {signs} {isa:?}"
+                    );
                 }
             }
         }
