@@ -24,4 +24,4 @@ pub use isa::Isa;
 pub use kv::{KvLayout, KvSlab, KvType};
 pub use pack::{Matrix, PackError};
 pub use pool::Pool;
-pub use quant::dequantize_row;
+pub use quant::{dequantize_row, quantize_row};

@@ -17,3 +17,17 @@ pub(crate) fn unpack<const BITS: usize, const WIDTH: usize>(packed: &[u8], level
         }
     }
 }
+
+/// The inverse of [`unpack`]; bits of a level above the lowest `BITS` are left out.
+pub(crate) fn pack<const BITS: usize, const WIDTH: usize>(levels: &[u8], packed: &mut [u8]) {
+    let mask = (1u8 << BITS) - 1;
+    let lanes = packed.chunks_exact_mut(WIDTH).zip(levels.chunks_exact(WIDTH * 8 / BITS));
+    for (lane, levels) in lanes {
+        lane.fill(0);
+        for (place, levels) in levels.chunks_exact(WIDTH).enumerate() {
+            for (byte, level) in lane.iter_mut().zip(levels) {
+                *byte |= (level & mask) << (BITS * place);
+            }
+        }
+    }
+}
