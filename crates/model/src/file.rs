@@ -6,22 +6,8 @@
 
 use std::path::Path;
 
-use yushan_tensor::DType;
-
+pub use crate::directory::TensorView;
 use crate::{Config, Result};
-
-/// One tensor of a mapped file.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorView<'a> {
-    /// The GGUF name.
-    pub name: &'a str,
-    /// How its elements are stored.
-    pub dtype: DType,
-    /// Outermost first: a matrix is `[rows, columns]`, and columns are contiguous.
-    pub shape: &'a [usize],
-    /// `dtype.bytes(product of shape)` bytes, little-endian.
-    pub data: &'a [u8],
-}
 
 /// A parameters file of any supported format, mapped, with its configuration read.
 pub struct ModelFile {

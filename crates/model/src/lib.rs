@@ -6,8 +6,28 @@
 //! loader knows which family or which format it runs.
 
 pub mod config;
+pub mod directory;
 pub mod error;
 pub mod file;
+pub mod gguf;
+pub mod mmap;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, Result};
+pub use file::{ModelFile, TensorView};
+
+/// A folder or file of the data that lies beside the checkout: under `YUSHAN_SHARED`, or else
+/// under `shared/data` next to the workspace. `None`, and a line on stderr, when it is absent.
+#[cfg(test)]
+pub(crate) fn shared_data(name: &str) -> Option<std::path::PathBuf> {
+    let root = std::env::var_os("YUSHAN_SHARED").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        std::path::PathBuf::from,
+    );
+    let path = root.join("data").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: shared data not found: {}", path.display());
+    None
+}
