@@ -11,6 +11,7 @@ pub mod error;
 pub mod file;
 pub mod gguf;
 pub mod mmap;
+pub mod quantize;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, Result};
