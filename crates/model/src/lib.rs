@@ -12,6 +12,7 @@ pub mod file;
 pub mod gguf;
 pub mod mmap;
 pub mod quantize;
+pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, Result};

@@ -1,0 +1,51 @@
+//! Tests of the tokenizer: against llama.cpp's recorded ids, against Hugging Face's, on hostile
+//! files, and for what must hold of any tokenizer.
+
+mod shared;
+
+use super::*;
+use shared::{read_shared, stories};
+
+#[test]
+fn llama2c_tokenizer_reads_its_own_text() {
+    let Some(tokenizer) = stories() else { return };
+    let Some(text) = read_shared("weights/stories260K/expected_greedy_200.txt") else { return };
+    let text = String::from_utf8(text).unwrap();
+    let ids = tokenizer.encode(&text, Special::AsText, Ends::Declared);
+    assert_eq!(ids[0], 1);
+    assert_eq!(tokenizer.decode(&ids, Special::AsText), text);
+    let tricky = "Äpfel 我想 🦙 \u{0} </s> <s>";
+    let ids = tokenizer.encode(tricky, Special::AsText, Ends::Bare);
+    assert!(ids.iter().all(|&id| id > 2), "{ids:?}");
+    assert_eq!(tokenizer.decode(&ids, Special::AsText), tricky);
+}
+
+/// llama.cpp's own cases: special tokens are text, no BOS.
+fn check_ggml(name: &str, tokenizer: Option<Tokenizer>) {
+    let (Some(tokenizer), Some(cases)) = (tokenizer, shared::ggml_cases(name)) else { return };
+    assert!(cases.len() >= 40, "{name}: {} cases", cases.len());
+    for (text, ids) in cases {
+        let got = tokenizer.encode(&text, Special::AsText, Ends::Bare);
+        assert_eq!(got, ids, "{name}: {text:?}");
+        assert_eq!(tokenizer.decode(&got, Special::AsText), text, "{name}");
+    }
+}
+
+#[test]
+fn ids_equal_llama_cpp_for_vocabularies_in_gguf() {
+    for name in ["llama-spm", "phi-3", "gpt-2", "falcon", "starcoder", "deepseek-coder"] {
+        check_ggml(name, shared::ggml_vocab(name));
+    }
+}
+
+#[test]
+fn ids_equal_llama_cpp_for_llama_3() {
+    let json = shared::llama3_json();
+    check_ggml("llama-bpe", json.map(|j| Tokenizer::from_tokenizer_json(&j, None).unwrap()));
+}
+
+#[test]
+fn ids_equal_llama_cpp_for_qwen_2() {
+    let json = shared::qwen2_json();
+    check_ggml("qwen2", json.map(|j| Tokenizer::from_tokenizer_json(&j, None).unwrap()));
+}
