@@ -5,13 +5,24 @@
 //! [`file::ModelFile`] hands every format over under one set of names, so that nothing past the
 //! loader knows which family or which format it runs.
 
+mod cache;
+pub mod chat;
 pub mod config;
+pub mod convert;
 pub mod directory;
+pub mod engine;
 pub mod error;
 pub mod file;
+pub mod generate;
 pub mod gguf;
+pub mod grammar;
+mod hugging_face;
+mod llama;
+mod llama2c;
 pub mod mmap;
 pub mod quantize;
+pub mod sampler;
+pub mod speculate;
 pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};

@@ -125,7 +125,10 @@ fn read_metaspace(part: &Value) -> Result<(Prefix, bool)> {
         "first" => Prefix::FirstUnlessThere,
         "never" => Prefix::Never,
         other => {
-            return Err(unsupported(&format!("prepend_scheme {other:?}"), "always, first or never"));
+            return Err(unsupported(
+                &format!("prepend_scheme {other:?}"),
+                "always, first or never",
+            ));
         }
     };
     Ok((prefix, flag(part, "split", true)))

@@ -1,0 +1,1 @@
+//! Who owns which KV page: tables, reference counts, the tree of prefixes.

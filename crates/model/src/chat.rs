@@ -1,0 +1,1 @@
+//! Chat templates: the file's own Jinja, bounded in time and memory.

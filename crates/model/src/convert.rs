@@ -1,0 +1,1 @@
+//! From Hugging Face folders and llama2.c files to GGUF.

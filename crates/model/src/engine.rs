@@ -1,0 +1,1 @@
+//! The executor on the processor: sequences, pages, steps.

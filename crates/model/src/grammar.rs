@@ -1,0 +1,1 @@
+//! Answers of a forced form: JSON schema, regular expression, Lark, GBNF.

@@ -1,0 +1,1 @@
+//! The parameters file of llama2.c.

@@ -1,0 +1,1 @@
+//! Guessing several tokens ahead, without changing what comes out.
