@@ -246,7 +246,7 @@ impl Tokenizer {
     }
 
     /// Whether encoding puts a space before the first word.
-    fn adds_space(&self) -> bool {
+    pub(crate) fn adds_space(&self) -> bool {
         match &self.cut {
             Cut::ByteLevel { add_space, .. } => *add_space,
             Cut::Pieces(pieces) => pieces.prefix != pieces::Prefix::Never,
