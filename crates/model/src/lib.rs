@@ -21,6 +21,7 @@ mod llama;
 mod llama2c;
 pub mod mmap;
 pub mod quantize;
+mod rope;
 pub mod sampler;
 pub mod speculate;
 pub mod tokenizer;
