@@ -19,11 +19,13 @@ pub mod grammar;
 mod hugging_face;
 mod llama;
 mod llama2c;
+pub mod logprobs;
 pub mod mmap;
 pub mod quantize;
 mod rope;
 pub mod sampler;
 pub mod speculate;
+mod stops;
 pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};
