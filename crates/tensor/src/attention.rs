@@ -147,7 +147,7 @@ pub fn attend(
                 break;
             }
             acc.fill(0.0);
-            let lanes = Lanes { dtype, data, stride: PANEL, length: dim };
+            let lanes = Lanes { dtype, data, stride: PANEL, length: dim, panel: 0, panels: 1 };
             dense(isa, lanes, &scratch.queries, dim, acc);
             for (acc, row) in acc.chunks_exact(PANEL).zip(scratch.scores.chunks_exact_mut(stride)) {
                 row[at..at + PANEL].copy_from_slice(acc);
@@ -165,7 +165,7 @@ pub fn attend(
             let (dtype, values) = past.values(page, &mut scratch.wide);
             let data = &values[d * dtype.block_bytes()..];
             let length = tokens.min(to - base - p * tokens);
-            let lanes = Lanes { dtype, data, stride: head, length };
+            let lanes = Lanes { dtype, data, stride: head, length, panel: 0, panels: 1 };
             dense(isa, lanes, &scratch.scores[p * tokens..], stride, acc);
         }
         for (query, acc) in queries.iter().zip(acc.chunks_exact(PANEL)) {
