@@ -24,6 +24,7 @@ pub mod mmap;
 pub mod quantize;
 mod rope;
 pub mod sampler;
+pub mod score;
 pub mod snapshot;
 pub mod speculate;
 mod stops;
