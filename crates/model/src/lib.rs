@@ -20,11 +20,14 @@ mod hugging_face;
 mod json;
 mod llama;
 mod llama2c;
+pub mod logprobs;
 pub mod mmap;
 pub mod quantize;
+mod rope;
 mod safetensors;
 pub mod sampler;
 pub mod speculate;
+mod stops;
 pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};
