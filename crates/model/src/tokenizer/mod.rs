@@ -184,6 +184,14 @@ impl Tokenizer {
         self.vocabulary.bytes(token)
     }
 
+    /// How text becomes tokens, for people to read.
+    pub fn kind(&self) -> &'static str {
+        match self.cut {
+            Cut::ByteLevel { .. } => "byte-level BPE",
+            Cut::Pieces(_) => "SentencePiece BPE",
+        }
+    }
+
     /// How many tokens there are. A model's head can be wider.
     pub fn vocabulary_size(&self) -> usize {
         self.vocabulary.len()
