@@ -186,6 +186,14 @@ impl Cache {
         }
     }
 
+    /// Gives up every page that no live sequence refers to.
+    pub(crate) fn clear_idle(&mut self) {
+        while self.idle > 0 {
+            let page = self.evict();
+            self.free.push(page);
+        }
+    }
+
     /// Whether the sequence's last page is partly filled and not its own alone.
     fn must_copy(&self, sequence: &Sequence) -> bool {
         let partial = !sequence.tokens.len().is_multiple_of(self.page_tokens);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{check_shape, missing};
-use crate::directory::Directory;
 pub use crate::directory::TensorView;
+use crate::directory::{Directory, SharedTensor};
 use crate::gguf::{self, Gguf};
 use crate::mmap::Mapping;
 use crate::tokenizer::Tokenizer;
@@ -71,6 +71,11 @@ impl ModelFile {
     /// The metadata of a GGUF file.
     pub fn metadata(&self) -> Option<&gguf::Metadata> {
         self.metadata.as_ref()
+    }
+
+    /// The tensor of this GGUF name, with its file kept mapped.
+    pub(crate) fn shared(&self, name: &str) -> Option<SharedTensor> {
+        self.tensors.shared(name)
     }
 
     /// The tensor of this GGUF name.
