@@ -5,6 +5,7 @@
 //! (`blk.N.attn_q.bias`, `output.weight`, `blk.N.attn_q_norm.weight`).
 
 mod from_gguf;
+pub(crate) mod from_json;
 mod tensors;
 
 pub(crate) use tensors::{check_shape, missing};

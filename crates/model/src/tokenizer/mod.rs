@@ -42,6 +42,8 @@ use vocabulary::{TokenKind, Vocabulary};
 
 pub use special::Special;
 pub use stream::StreamDecoder;
+#[cfg(test)]
+pub(crate) use tests::test_tokenizer;
 
 /// Longest stretch that is merged as one word, in bytes; longer ones are cut, to bound memory (48
 /// bytes a byte of the word). Words of real text stay far below.
@@ -186,6 +188,14 @@ impl Tokenizer {
         self.vocabulary.bytes(token)
     }
 
+    /// How text becomes tokens, for people to read.
+    pub fn kind(&self) -> &'static str {
+        match self.cut {
+            Cut::ByteLevel { .. } => "byte-level BPE",
+            Cut::Pieces(_) => "SentencePiece BPE",
+        }
+    }
+
     /// How many tokens there are. A model's head can be wider.
     pub fn vocabulary_size(&self) -> usize {
         self.vocabulary.len()
@@ -248,7 +258,7 @@ impl Tokenizer {
     }
 
     /// Whether encoding puts a space before the first word.
-    fn adds_space(&self) -> bool {
+    pub(crate) fn adds_space(&self) -> bool {
         match &self.cut {
             Cut::ByteLevel { add_space, .. } => *add_space,
             Cut::Pieces(pieces) => pieces.prefix != pieces::Prefix::Never,

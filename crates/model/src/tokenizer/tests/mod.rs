@@ -3,6 +3,8 @@
 
 mod shared;
 
+use std::sync::{Arc, LazyLock};
+
 use super::*;
 use shared::{read_shared, stories};
 
@@ -83,4 +85,22 @@ fn ids_equal_llama_cpp_for_llama_3() {
 fn ids_equal_llama_cpp_for_qwen_2() {
     let json = shared::qwen2_json();
     check_ggml("qwen2", json.map(|j| Tokenizer::from_tokenizer_json(&j, None).unwrap()));
+}
+
+/// A tokenizer for the tests of other modules: 0 unknown, 1 BOS, 2 EOS, then token `3 + b` is byte
+/// `b`, then a few words.
+pub(crate) fn test_tokenizer() -> Arc<Tokenizer> {
+    static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+        let mut pieces = vec!["<unk>".to_string(), "\n<s>\n".into(), "\n</s>\n".into()];
+        pieces.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+        pieces.extend(["ab", "abc", "true", "{\"", "\":"].map(String::from));
+        let mut bytes = 16u32.to_le_bytes().to_vec();
+        for piece in &pieces {
+            bytes.extend(0f32.to_le_bytes());
+            bytes.extend((piece.len() as u32).to_le_bytes());
+            bytes.extend(piece.as_bytes());
+        }
+        Arc::new(Tokenizer::from_llama2c(&bytes, pieces.len()).expect("it is well formed"))
+    });
+    TOKENIZER.clone()
 }
