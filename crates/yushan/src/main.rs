@@ -15,6 +15,7 @@ mod form;
 mod hub;
 mod inspect;
 mod interrupt;
+mod models;
 mod open;
 mod progress;
 mod quantize;
@@ -56,6 +57,9 @@ enum Command {
     Quantize(quantize::Quantize),
     Score(score::Score),
     Bench(bench::Bench),
+    Pull(models::Pull),
+    Models(models::Models),
+    Rm(models::Rm),
 }
 
 fn main() -> std::process::ExitCode {
@@ -66,6 +70,9 @@ fn main() -> std::process::ExitCode {
         Command::Quantize(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Pull(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::Rm(command) => command.run(),
     };
     exit::code(done)
 }
