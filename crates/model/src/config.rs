@@ -8,6 +8,7 @@ mod from_gguf;
 pub(crate) mod from_json;
 mod tensors;
 
+pub(crate) use from_gguf::yarn_attention;
 pub(crate) use tensors::{check_shape, missing};
 
 use crate::{Error, Result};
