@@ -5,7 +5,6 @@
 //! stderr. What a command finds out about a model it asks the library; no rule of the engine is
 //! written here a second time.
 
-mod bench;
 mod chat;
 mod convert;
 mod exit;
@@ -55,7 +54,6 @@ enum Command {
     Convert(convert::Convert),
     Quantize(quantize::Quantize),
     Score(score::Score),
-    Bench(bench::Bench),
 }
 
 fn main() -> std::process::ExitCode {
@@ -65,7 +63,6 @@ fn main() -> std::process::ExitCode {
         Command::Convert(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Score(command) => command.run(),
-        Command::Bench(command) => command.run(),
     };
     exit::code(done)
 }
