@@ -13,6 +13,7 @@ mod from_gguf;
 mod from_json;
 mod from_llama2c;
 mod hash;
+mod into_gguf;
 mod merge;
 mod pieces;
 mod pipeline;
