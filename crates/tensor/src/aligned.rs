@@ -50,6 +50,12 @@ impl AlignedBytes {
     }
 }
 
+impl Default for AlignedBytes {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
         if self.length > 0 {

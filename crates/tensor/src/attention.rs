@@ -41,8 +41,11 @@ impl Scratch {
     /// Room for `queries` queries of `head_dim` elements over `context` positions.
     pub fn new(queries: usize, layout: &KvLayout, context: usize) -> Self {
         let positions = context.next_multiple_of(layout.page_tokens);
-        let wide =
-            if layout.dtype == KvType::Q8_0 { layout.page_tokens * layout.padded_head() } else { 0 };
+        let wide = if layout.dtype == KvType::Q8_0 {
+            layout.page_tokens * layout.padded_head()
+        } else {
+            0
+        };
         Self {
             queries: vec![0.0; queries * layout.head_dim],
             scores: vec![0.0; queries * positions],
@@ -151,7 +154,7 @@ pub fn attend(
                 break;
             }
             acc.fill(0.0);
-            let lanes = Lanes { dtype, data, stride: PANEL, length: dim };
+            let lanes = Lanes { dtype, data, stride: PANEL, length: dim, panel: 0, panels: 1 };
             dense(isa, lanes, &scratch.queries, dim, acc);
             for (acc, row) in acc.chunks_exact(PANEL).zip(scratch.scores.chunks_exact_mut(stride)) {
                 row[at..at + PANEL].copy_from_slice(acc);
@@ -169,7 +172,7 @@ pub fn attend(
             let (dtype, values) = past.values(page, &mut scratch.wide);
             let data = &values[d * dtype.block_bytes()..];
             let length = tokens.min(to - base - p * tokens);
-            let lanes = Lanes { dtype, data, stride: head, length };
+            let lanes = Lanes { dtype, data, stride: head, length, panel: 0, panels: 1 };
             dense(isa, lanes, &scratch.scores[p * tokens..], stride, acc);
         }
         for (query, acc) in queries.iter().zip(acc.chunks_exact(PANEL)) {

@@ -113,6 +113,11 @@ impl Matrix {
         &self.data[panel * self.panel_bytes..][..self.panel_bytes]
     }
 
+    /// Some panels, one after the other.
+    pub fn panels_at(&self, panels: std::ops::Range<usize>) -> &[u8] {
+        &self.data[panels.start * self.panel_bytes..panels.end * self.panel_bytes]
+    }
+
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         self.data.len()
