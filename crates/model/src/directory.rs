@@ -28,6 +28,24 @@ pub struct TensorView<'a> {
     pub data: &'a [u8],
 }
 
+/// A tensor that keeps its file mapped: rows can be read where they lie after everything else of the
+/// file was let go.
+#[derive(Clone, Debug)]
+pub struct SharedTensor {
+    /// How its elements are stored.
+    pub dtype: DType,
+    part: Arc<Mapping>,
+    start: usize,
+    row_bytes: usize,
+}
+
+impl SharedTensor {
+    /// The bytes of one row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        &self.part[self.start + row * self.row_bytes..][..self.row_bytes]
+    }
+}
+
 /// Where the name of a tensor is written: a range of one of the directory's parts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NameRange {
@@ -73,6 +91,18 @@ impl Directory {
     /// The tensor of this name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.find(name).map(|record| self.view(record))
+    }
+
+    /// The tensor of this name with its file kept mapped.
+    pub fn shared(&self, name: &str) -> Option<SharedTensor> {
+        let record = self.find(name)?;
+        let columns = record.shape[..usize::from(record.dims)].last().copied()?;
+        Some(SharedTensor {
+            dtype: record.dtype,
+            part: self.parts.get(usize::from(record.part))?.clone(),
+            start: record.start,
+            row_bytes: record.dtype.bytes(columns)?,
+        })
     }
 
     /// All tensors in the order of the file.

@@ -46,6 +46,24 @@ pub enum Error {
     /// A grammar or JSON schema was refused.
     #[error("grammar: {0}")]
     Grammar(String),
+    /// What was asked of a generation makes no sense.
+    #[error("{field}: {detail}")]
+    Request {
+        /// The part at fault, e.g. `top_p`.
+        field: &'static str,
+        /// What stood there and what was expected.
+        detail: String,
+    },
+    /// The prompt does not fit.
+    #[error(
+        "the prompt has {tokens} tokens, but the context window holds {context}: shorten the prompt or ask for a larger context"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens the window holds.
+        context: usize,
+    },
     /// The memory asked for is not there.
     #[error("{asked} bytes needed for {what}, but the bound is {limit}: {hint}")]
     Memory {
@@ -70,6 +88,11 @@ impl Error {
     /// Wraps an I/O error with its path.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }
+    }
+
+    /// A request that makes no sense: which part, what stood there and what was expected.
+    pub fn request(field: &'static str, detail: impl Into<String>) -> Self {
+        Error::Request { field, detail: detail.into() }
     }
 
     /// A broken file: which format, which field, what stood there and what was expected.

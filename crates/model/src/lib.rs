@@ -19,15 +19,19 @@ pub mod grammar;
 mod hugging_face;
 mod llama;
 mod llama2c;
+pub mod logprobs;
 pub mod mmap;
 pub mod quantize;
+mod rope;
 pub mod sampler;
+pub mod snapshot;
 pub mod speculate;
+mod stops;
 pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, Result};
-pub use file::{ModelFile, TensorView};
+pub use file::{Format, ModelFile, TensorView};
 
 /// A folder or file of the data that lies beside the checkout: under `YUSHAN_SHARED`, or else
 /// under `shared/data` next to the workspace. `None`, and a line on stderr, when it is absent.

@@ -5,6 +5,8 @@
 //! What the bytes mean is known to the attention kernels alone; who owns a page is known to the
 //! cache alone.
 
+use crate::aligned::AlignedBytes;
+
 /// Sizes of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
@@ -28,6 +30,8 @@ pub enum KvType {
     F16,
     /// Eight bits, one scale for 32 elements of a head.
     Q8_0,
+    /// Nothing rounded: twice the memory, for comparisons with other implementations.
+    F32,
 }
 
 impl KvLayout {
@@ -36,13 +40,14 @@ impl KvLayout {
         match self.dtype {
             KvType::F16 => self.page_tokens * self.padded_head() * 2,
             KvType::Q8_0 => self.page_tokens * (self.padded_head() / 32) * 34,
+            KvType::F32 => self.page_tokens * self.padded_head() * 4,
         }
     }
 
-    /// Elements a head takes in a page: whole lanes of 16 (halves) or whole blocks of 32 (bytes).
+    /// Elements a head takes in a page: whole lanes of 16 (floats) or whole blocks of 32 (bytes).
     pub fn padded_head(&self) -> usize {
         match self.dtype {
-            KvType::F16 => self.head_dim.next_multiple_of(16),
+            KvType::F16 | KvType::F32 => self.head_dim.next_multiple_of(16),
             KvType::Q8_0 => self.head_dim.next_multiple_of(32),
         }
     }
@@ -63,16 +68,20 @@ impl KvLayout {
     }
 }
 
-/// Pages by number. Memory is taken when a page is first used and never exceeds the bound given.
+/// Pages by number, in one reserved run of addresses. Memory is taken when a page is first written
+/// and never exceeds the bound given.
 pub struct KvSlab {
     layout: KvLayout,
-    pages: Vec<Option<Box<[u64]>>>,
+    pages: usize,
+    page_bytes: usize,
+    data: AlignedBytes,
 }
 
 impl KvSlab {
-    /// A slab of at most `pages` pages; nothing is allocated yet.
+    /// A slab of `pages` pages; only addresses are taken yet.
     pub fn new(layout: KvLayout, pages: usize) -> Self {
-        Self { layout, pages: (0..pages).map(|_| None).collect() }
+        let page_bytes = layout.page_bytes().next_multiple_of(64);
+        Self { layout, pages, page_bytes, data: AlignedBytes::zeroed(page_bytes * pages) }
     }
 
     /// The sizes of a page.
@@ -80,38 +89,34 @@ impl KvSlab {
         self.layout
     }
 
-    /// How many pages there can be.
+    /// How many pages there are.
     pub fn capacity(&self) -> usize {
-        self.pages.len()
+        self.pages
     }
 
-    /// Makes the page's memory exist (zeroed when new).
-    pub fn touch(&mut self, page: u32) {
-        let words = self.layout.page_bytes().div_ceil(8);
-        self.pages[page as usize].get_or_insert_with(|| vec![0; words].into_boxed_slice());
+    /// Bytes from one page to the next.
+    pub fn page_stride(&self) -> usize {
+        self.page_bytes
     }
 
-    /// The bytes of a touched page.
+    /// The bytes of a page. What was never written is zero.
     pub fn page(&self, page: u32) -> &[u8] {
-        let words = self.pages[page as usize].as_deref().unwrap_or(&[]);
-        bytemuck::cast_slice(words)
+        &self.data[page as usize * self.page_bytes..][..self.page_bytes]
     }
 
-    /// The bytes of a page, made to exist if need be.
+    /// The bytes of a page.
     pub fn page_mut(&mut self, page: u32) -> &mut [u8] {
-        self.touch(page);
-        let words = self.pages[page as usize].as_deref_mut().unwrap_or(&mut []);
-        bytemuck::cast_slice_mut(words)
+        &mut self.data[page as usize * self.page_bytes..][..self.page_bytes]
+    }
+
+    /// All pages, [`KvSlab::page_stride`] apart.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data
     }
 
     /// Copies one page onto another.
     pub fn copy(&mut self, from: u32, to: u32) {
-        self.touch(from);
-        self.touch(to);
-        let Some(source) = self.pages[from as usize].take() else { return };
-        if let Some(target) = self.pages[to as usize].as_deref_mut() {
-            target.copy_from_slice(&source);
-        }
-        self.pages[from as usize] = Some(source);
+        let from = from as usize * self.page_bytes;
+        self.data.copy_within(from..from + self.page_bytes, to as usize * self.page_bytes);
     }
 }

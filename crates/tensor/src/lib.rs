@@ -17,6 +17,7 @@ pub mod ops;
 pub mod pack;
 pub mod pool;
 pub mod quant;
+pub mod regions;
 
 pub use activations::Activations;
 pub use dtype::DType;

@@ -17,23 +17,41 @@ fn add_lanes(mut lanes: [f32; 16]) -> f32 {
     lanes[0]
 }
 
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+fn inverse_root(x: &[f32], eps: f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let parts = x.chunks_exact(16);
+    for (lane, v) in lanes.iter_mut().zip(parts.remainder()) {
+        *lane = v * v;
+    }
+    for part in parts {
+        for (lane, v) in lanes.iter_mut().zip(part) {
+            *lane = v.mul_add(*v, *lane);
+        }
+    }
+    1.0 / (add_lanes(lanes) / x.len() as f32 + eps).sqrt()
+}
+
 multiversion! {
     /// RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): `out = x / sqrt(mean(x^2) + eps) * weight`;
     /// `x`, `weight`, `out`: `(dim)`.
     pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let mut lanes = [0f32; 16];
-        let parts = x.chunks_exact(16);
-        for (lane, v) in lanes.iter_mut().zip(parts.remainder()) {
-            *lane = v * v;
-        }
-        for part in parts {
-            for (lane, v) in lanes.iter_mut().zip(part) {
-                *lane = v.mul_add(*v, *lane);
-            }
-        }
-        let scale = 1.0 / (add_lanes(lanes) / x.len() as f32 + eps).sqrt();
+        let scale = inverse_root(x, eps);
         for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
             *out = x * scale * w;
+        }
+    }
+}
+
+multiversion! {
+    /// RMSNorm of every head of `x` on its own, in place; `weight`: `(head_dim)`.
+    pub fn norm_heads(x: &mut [f32], weight: &[f32], eps: f32) {
+        for head in x.chunks_exact_mut(weight.len()) {
+            let scale = inverse_root(head, eps);
+            for (x, w) in head.iter_mut().zip(weight) {
+                *x = *x * scale * w;
+            }
         }
     }
 }

@@ -81,6 +81,13 @@ impl Matrix {
         Ok(Matrix { layout, rows, columns, panel_bytes, data: packed })
     }
 
+    /// Bytes that `rows` x `columns` of this type take when packed.
+    pub fn packed_bytes(dtype: DType, rows: usize, columns: usize) -> usize {
+        let layout = Layout::of(dtype);
+        let panel = (columns / layout.block_columns()).saturating_mul(layout.block_bytes());
+        panel.saturating_mul(rows.div_ceil(PANEL))
+    }
+
     /// How the elements are stored.
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -1,0 +1,237 @@
+//! Invariant 7: the logits of a sequence depend on its tokens alone, bit for bit, whatever else is in
+//! the batch, however its tokens are cut into chunks, however many threads run, and whether a prefix
+//! came from the cache, a fork, a truncation, a file on disk, or fresh prefill.
+
+mod tiny;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
+use yushan_model::ModelFile;
+use yushan_model::engine::{Engine, Options};
+use yushan_tensor::DType;
+use yushan_tensor::kv::KvType;
+
+fn engine(dtype: DType, kv: KvType, threads: usize) -> Engine {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    tiny::write(&path, dtype, 512);
+    let file = ModelFile::open(&path).unwrap();
+    let options =
+        Options { threads, context: 200, sequences: 4, rows: 96, ..Options::for_file(&file) };
+    Engine::load(&file, &Options { kv, ..options }).unwrap()
+}
+
+fn bits(row: &[f32]) -> Vec<u32> {
+    row.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The logits after every token, computed one token at a time on one thread, without a cache.
+struct Truth {
+    engine: Engine,
+    known: HashMap<Vec<TokenId>, Vec<u32>>,
+}
+
+impl Truth {
+    fn after(&mut self, tokens: &[TokenId]) -> Vec<u32> {
+        if let Some(known) = self.known.get(tokens) {
+            return known.clone();
+        }
+        self.engine.clear_cache();
+        let sequence = self.engine.admit(&tokens[..1]).unwrap().sequence;
+        let mut last = Vec::new();
+        for (at, token) in tokens.iter().enumerate() {
+            let chunk =
+                Chunk { sequence, tokens: std::slice::from_ref(token), logits: Logits::Last };
+            last = bits(self.engine.step(&[chunk]).unwrap().row(0));
+            self.known.insert(tokens[..=at].to_vec(), last.clone());
+        }
+        self.engine.release(sequence).unwrap();
+        last
+    }
+}
+
+/// One sequence of the mixed run and what it holds.
+struct Live {
+    id: SequenceId,
+    tokens: Vec<TokenId>,
+}
+
+/// What the run does next: a kind, which sequence, how many tokens, which tokens.
+type Move = (u8, usize, usize, u32);
+
+fn tokens(count: usize, salt: u32) -> Vec<TokenId> {
+    (0..count as u32).map(|i| (i * 7 + salt * (i / 40)) % tiny::VOCABULARY as u32).collect()
+}
+
+fn run(engine: &mut Engine, truth: &mut Truth, moves: &[Move]) {
+    let mut live: Vec<Live> = Vec::new();
+    for &(kind, which, count, salt) in moves {
+        let at = which % live.len().max(1);
+        match kind {
+            0 | 1 if live.len() < 4 => {
+                let prompt = tokens(count + 1, salt);
+                let admitted = engine.admit(&prompt).unwrap();
+                assert!(admitted.cached < prompt.len());
+                live.push(Live {
+                    id: admitted.sequence,
+                    tokens: prompt[..admitted.cached].to_vec(),
+                });
+            }
+            2 if !live.is_empty() && live.len() < 4 => {
+                let id = engine.fork(live[at].id).unwrap();
+                live.push(Live { id, tokens: live[at].tokens.clone() });
+            }
+            3 if !live.is_empty() => {
+                let length = live[at].tokens.len() * (which % 5) / 4;
+                engine.truncate(live[at].id, length).unwrap();
+                live[at].tokens.truncate(length);
+            }
+            4 if !live.is_empty() => engine.release(live.swap_remove(at).id).unwrap(),
+            _ => {}
+        }
+        // Every live sequence grows: one by many tokens, the others by a few.
+        let grown: Vec<Vec<TokenId>> = live
+            .iter()
+            .enumerate()
+            .map(|(i, l)| {
+                let more = if i == at { count.min(60) } else { which % 3 };
+                let more = more.min(160 - l.tokens.len().min(160));
+                let all = tokens(l.tokens.len() + more, salt);
+                all[l.tokens.len()..].to_vec()
+            })
+            .collect();
+        let chunks: Vec<Chunk<'_>> = live
+            .iter()
+            .zip(&grown)
+            .filter(|(_, grown)| !grown.is_empty())
+            .map(|(l, grown)| Chunk {
+                sequence: l.id,
+                tokens: grown,
+                logits: if which % 4 == 0 { Logits::All } else { Logits::Last },
+            })
+            .collect();
+        if chunks.is_empty() {
+            continue;
+        }
+        let output = engine.step(&chunks).unwrap();
+        let mut row = 0;
+        for (l, grown) in live.iter_mut().zip(&grown).filter(|(_, grown)| !grown.is_empty()) {
+            let skip = if which % 4 == 0 { 0 } else { grown.len() - 1 };
+            for (i, token) in grown.iter().enumerate() {
+                l.tokens.push(*token);
+                if i >= skip {
+                    assert_eq!(
+                        bits(output.row(row)),
+                        truth.after(&l.tokens),
+                        "after {} tokens",
+                        l.tokens.len()
+                    );
+                    row += 1;
+                }
+            }
+        }
+        assert_eq!(row, output.rows());
+    }
+    for l in live {
+        engine.release(l.id).unwrap();
+    }
+}
+
+fn check(dtype: DType, kv: KvType) {
+    let truth = RefCell::new(Truth { engine: engine(dtype, kv, 1), known: HashMap::new() });
+    for threads in [1, 2] {
+        let mixed = RefCell::new(engine(dtype, kv, threads));
+        let moves = prop::collection::vec((0u8..7, 0usize..20, 0usize..60, 0u32..3), 1..14);
+        let config = ProptestConfig { cases: 12, failure_persistence: None, ..Default::default() };
+        proptest!(config, |(moves in moves)| {
+            run(&mut mixed.borrow_mut(), &mut truth.borrow_mut(), &moves);
+        });
+    }
+}
+
+#[test]
+fn any_mix_gives_the_same_bits_with_float_weights() {
+    check(DType::F16, KvType::F16);
+}
+
+#[test]
+fn any_mix_gives_the_same_bits_with_short_blocks() {
+    check(DType::Q8_0, KvType::F16);
+    check(DType::Q4_0, KvType::Q8_0);
+}
+
+#[test]
+fn any_mix_gives_the_same_bits_with_super_blocks() {
+    check(DType::Q4_K, KvType::F16);
+    check(DType::Q6_K, KvType::F16);
+}
+
+#[test]
+fn the_bound_on_memory_is_kept_and_nothing_changes_on_refusal() {
+    let mut engine = engine(DType::Q8_0, KvType::F16, 1);
+    let total = engine.usage().pages_total;
+    let mut open = Vec::new();
+    let refusal = loop {
+        let sequence = engine.admit(&[1]).unwrap().sequence;
+        open.push(sequence);
+        // Different first tokens, so that nothing is shared.
+        let mut tokens = tokens(96, 1);
+        tokens[0] = open.len() as u32;
+        let before = engine.usage();
+        let chunk = Chunk { sequence, tokens: &tokens, logits: Logits::None };
+        match engine.step(&[chunk]) {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(engine.usage(), before);
+                assert_eq!(engine.length(sequence), Ok(0));
+                break error;
+            }
+        }
+        assert!(engine.usage().pages_live <= total);
+    };
+    assert!(refusal.to_string().contains("KV memory is full"), "{refusal}");
+    assert_eq!(open.len(), total / 3 + 1);
+    for sequence in open {
+        engine.release(sequence).unwrap();
+    }
+    let usage = engine.usage();
+    assert_eq!((usage.pages_live, usage.sequences), (0, 0));
+    assert!(usage.pages_cached > 0);
+}
+
+#[test]
+fn a_sequence_comes_back_from_disk_with_the_same_bits() {
+    let mut first = engine(DType::Q8_0, KvType::F16, 1);
+    let prompt = tokens(75, 1);
+    let sequence = first.admit(&prompt).unwrap().sequence;
+    first.step(&[Chunk { sequence, tokens: &prompt, logits: Logits::None }]).unwrap();
+    let mut saved = Vec::new();
+    first.save(sequence, &mut saved).unwrap();
+    let next = |engine: &mut Engine, sequence| {
+        let chunk = Chunk { sequence, tokens: &[7], logits: Logits::Last };
+        bits(engine.step(&[chunk]).unwrap().row(0))
+    };
+    let expected = next(&mut first, sequence);
+    let mut second = engine(DType::Q8_0, KvType::F16, 2);
+    let restored = second.restore(&mut saved.as_slice()).unwrap();
+    assert_eq!(second.length(restored), Ok(75));
+    assert_eq!(next(&mut second, restored), expected);
+    // Its full pages are a prefix that others find.
+    assert_eq!(second.admit(&prompt).unwrap().cached, 64);
+
+    // Another model, and damage anywhere, are refused, and leave nothing behind.
+    let mut other = engine(DType::Q4_0, KvType::F16, 1);
+    let error = other.restore(&mut saved.as_slice()).unwrap_err().to_string();
+    assert!(error.starts_with("KV snapshot: model:"), "{error}");
+    let mut third = engine(DType::Q8_0, KvType::F16, 1);
+    for at in (0..saved.len()).step_by(saved.len() / 97).chain(0..64) {
+        let mut damaged = saved.clone();
+        damaged[at] ^= 1;
+        assert!(third.restore(&mut damaged.as_slice()).is_err(), "byte {at}");
+        assert!(third.restore(&mut &saved[..at]).is_err(), "cut at {at}");
+    }
+    assert_eq!((third.usage().pages_live, third.usage().pages_cached), (0, 0));
+}
