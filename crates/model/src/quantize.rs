@@ -18,6 +18,7 @@ use yushan_tensor::DType;
 use yushan_tensor::quant::{dequantize_row, quantize_row, row_is_finite};
 
 pub use mix::Quantization;
+pub(crate) use mix::order;
 
 use crate::directory::TensorView;
 use crate::gguf::{FORMAT, Gguf, Header};
@@ -124,7 +125,7 @@ pub fn quantize(
 /// Chooses the types.
 fn plan(input: &Gguf, target: Quantization) -> Result<(Vec<Step<'_>>, Report)> {
     let mut views: Vec<TensorView<'_>> = input.tensors().iter().collect();
-    views.sort_by(|a, b| mix::order(a.name).cmp(&mix::order(b.name)));
+    views.sort_by(|a, b| order(a.name).cmp(&order(b.name)));
     let tensors: Vec<mix::Tensor<'_>> = views
         .iter()
         .map(|view| mix::Tensor { name: view.name, dtype: view.dtype, shape: view.shape })

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 const FORMAT: &str = "GGUF";
 
 /// Pre-tokenizers for which llama.cpp takes words that are tokens as they are.
-const IGNORE_MERGES: &[&str] = &[
+pub(super) const IGNORE_MERGES: &[&str] = &[
     "llama3",
     "llama-v3",
     "llama-bpe",
