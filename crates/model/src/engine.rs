@@ -16,6 +16,7 @@ use yushan_tensor::{Matrix, Pool};
 
 use crate::cache::{Cache, Sequence};
 use crate::llama::{Llama, Rows, State, heads};
+use crate::snapshot::Checksum;
 use crate::{Config, Error, ModelFile, Result};
 
 /// Tokens in a KV page.
@@ -130,6 +131,7 @@ pub struct Engine {
     rows: usize,
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u64,
+    fingerprint: u64,
     /// The tokens and positions of a step's rows, and the rows that need logits.
     batch: (Vec<TokenId>, Vec<usize>, Vec<usize>),
 }
@@ -171,6 +173,7 @@ impl Engine {
             rows,
             sequences: BTreeMap::new(),
             next: 0,
+            fingerprint: fingerprint(file),
             batch: (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows)),
         })
     }
@@ -211,6 +214,57 @@ impl Engine {
     /// Forgets every cached prefix that no live sequence refers to.
     pub fn clear_cache(&mut self) {
         self.cache.clear_idle();
+    }
+
+    /// The tokens of a sequence and its pages.
+    pub(crate) fn contents(&self, id: SequenceId) -> Result<(&[TokenId], &[u32])> {
+        let sequence = self.sequence(id)?;
+        Ok((&sequence.tokens, &sequence.table))
+    }
+
+    /// Opens a sequence with fresh pages for all of `tokens`; what they hold is filled in next.
+    pub(crate) fn reserve(&mut self, tokens: &[TokenId]) -> Result<SequenceId> {
+        let id = self.admit(&[])?.sequence;
+        let checked = self.check(&[Chunk { sequence: id, tokens, logits: Logits::None }]);
+        match checked {
+            // A snapshot is no step: it may have more rows.
+            Ok(()) | Err(ExecutorError::TooManyRows { .. }) => {}
+            Err(error) => {
+                self.discard(id);
+                return Err(error.into());
+            }
+        }
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            self.cache.grow(sequence, tokens);
+        }
+        Ok(id)
+    }
+
+    /// Closes a sequence whose pages were never filled: nothing of it may be shared.
+    pub(crate) fn discard(&mut self, id: SequenceId) {
+        if let Some(mut sequence) = self.sequences.remove(&id) {
+            self.cache.truncate(&mut sequence, 0);
+        }
+    }
+
+    /// Lets others share the full pages of a sequence.
+    pub(crate) fn publish(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            self.cache.seal(sequence);
+        }
+    }
+
+    pub(crate) fn page(&self, page: u32) -> &[u8] {
+        self.slab.page(page)
+    }
+
+    pub(crate) fn page_mut(&mut self, page: u32) -> &mut [u8] {
+        self.slab.page_mut(page)
+    }
+
+    /// Tells one model from another: sizes, names, types and the first bytes of every tensor.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     fn sequence(&self, id: SequenceId) -> std::result::Result<&Sequence, ExecutorError> {
@@ -355,6 +409,18 @@ impl Executor for Engine {
             page_bytes: self.slab.page_stride(),
         }
     }
+}
+
+/// See [`Engine::fingerprint`].
+fn fingerprint(file: &ModelFile) -> u64 {
+    let mut sum = Checksum::new();
+    sum.add(format!("{:?}", file.config()).as_bytes());
+    for tensor in file.tensors() {
+        sum.add(tensor.name.as_bytes());
+        sum.add(tensor.dtype.name().as_bytes());
+        sum.add(&tensor.data[..tensor.data.len().min(64)]);
+    }
+    sum.value()
 }
 
 /// Says before anything is read when the memory is not there, and what would fit.

@@ -201,3 +201,37 @@ fn the_bound_on_memory_is_kept_and_nothing_changes_on_refusal() {
     assert_eq!((usage.pages_live, usage.sequences), (0, 0));
     assert!(usage.pages_cached > 0);
 }
+
+#[test]
+fn a_sequence_comes_back_from_disk_with_the_same_bits() {
+    let mut first = engine(DType::Q8_0, KvType::F16, 1);
+    let prompt = tokens(75, 1);
+    let sequence = first.admit(&prompt).unwrap().sequence;
+    first.step(&[Chunk { sequence, tokens: &prompt, logits: Logits::None }]).unwrap();
+    let mut saved = Vec::new();
+    first.save(sequence, &mut saved).unwrap();
+    let next = |engine: &mut Engine, sequence| {
+        let chunk = Chunk { sequence, tokens: &[7], logits: Logits::Last };
+        bits(engine.step(&[chunk]).unwrap().row(0))
+    };
+    let expected = next(&mut first, sequence);
+    let mut second = engine(DType::Q8_0, KvType::F16, 2);
+    let restored = second.restore(&mut saved.as_slice()).unwrap();
+    assert_eq!(second.length(restored), Ok(75));
+    assert_eq!(next(&mut second, restored), expected);
+    // Its full pages are a prefix that others find.
+    assert_eq!(second.admit(&prompt).unwrap().cached, 64);
+
+    // Another model, and damage anywhere, are refused, and leave nothing behind.
+    let mut other = engine(DType::Q4_0, KvType::F16, 1);
+    let error = other.restore(&mut saved.as_slice()).unwrap_err().to_string();
+    assert!(error.starts_with("KV snapshot: model:"), "{error}");
+    let mut third = engine(DType::Q8_0, KvType::F16, 1);
+    for at in (0..saved.len()).step_by(saved.len() / 97).chain(0..64) {
+        let mut damaged = saved.clone();
+        damaged[at] ^= 1;
+        assert!(third.restore(&mut damaged.as_slice()).is_err(), "byte {at}");
+        assert!(third.restore(&mut &saved[..at]).is_err(), "cut at {at}");
+    }
+    assert_eq!((third.usage().pages_live, third.usage().pages_cached), (0, 0));
+}

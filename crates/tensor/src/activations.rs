@@ -13,8 +13,9 @@ use std::marker::PhantomData;
 use crate::isa::{Isa, multiversion};
 use crate::layout::{Layout, SUB, Scheme};
 
-/// Most columns in a chunk: what lies in the second-level cache beside a panel.
-pub const CHUNK: usize = 64;
+/// Most columns in a chunk: a multiple of the tiles' 6, and no power of two, so that the blocks of
+/// one column do not fall on the same few cache sets.
+pub const CHUNK: usize = 60;
 
 /// What a family of weight types wants its other operand to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,15 @@ impl Kind {
         }
     }
 
+    /// What an integer dot with unsigned weights has too much, for each unit of activation: the zero
+    /// point, or 128 where kernels add it to signed weights.
+    pub const fn start(&self) -> i32 {
+        match (self.scheme, self.minima, self.zero) {
+            (Scheme::Block, false, 0) => 128,
+            (_, _, zero) => zero,
+        }
+    }
+
     /// 32-bit words of sums a block.
     pub const fn sum_words(&self) -> usize {
         match (self.minima, self.scheme) {
@@ -73,6 +83,8 @@ pub struct Activations {
     /// `[chunk][group][column]`: two i16, `-zero` times the sums of the elements with `k % 4` in
     /// {0, 1} and in {2, 3}: what an i16 accumulator pair of a kernel starts from.
     offsets: Vec<u32>,
+    /// `[chunk][group][column]`: `-start` times the sum: what a 32-bit accumulator starts from.
+    starts: Vec<i32>,
     /// `[chunk][block][column][words]`: `Block`: `d * sum` as f32 bits; super-blocks: pairs of i16
     /// sums of neighbouring sub-blocks.
     sums: Vec<u32>,
@@ -89,6 +101,8 @@ pub struct ChunkView<'a> {
     pub scales: &'a [f32],
     /// `[group][column]`
     pub offsets: &'a [u32],
+    /// `[group][column]`
+    pub starts: &'a [i32],
     /// `[block][column][words]`
     pub sums: &'a [u32],
 }
@@ -99,6 +113,7 @@ impl Activations {
         let quantized = kind.scheme != Scheme::Dense;
         let blocks = if quantized { length / kind.block() } else { 0 };
         let groups = if quantized && kind.zero != 0 { length / kind.group() } else { 0 };
+        let starts = if quantized && kind.start() != 0 { length / kind.group() } else { 0 };
         Self {
             kind,
             length,
@@ -106,6 +121,7 @@ impl Activations {
             quants: vec![0; if quantized { length * columns } else { 0 }],
             scales: vec![0.0; blocks * columns],
             offsets: vec![0; groups * columns],
+            starts: vec![0; starts * columns],
             sums: vec![0; blocks * columns * kind.sum_words()],
         }
     }
@@ -138,12 +154,14 @@ impl Activations {
         let length = self.length * quantized;
         let blocks = length / self.kind.block();
         let groups = if self.kind.zero == 0 { 0 } else { length / self.kind.group() };
+        let starts = if self.kind.start() == 0 { 0 } else { length / self.kind.group() };
         let words = blocks * self.kind.sum_words();
         ChunkView {
             columns,
             quants: &self.quants[first * length..][..columns * length],
             scales: &self.scales[first * blocks..][..columns * blocks],
             offsets: &self.offsets[first * groups..][..columns * groups],
+            starts: &self.starts[first * starts..][..columns * starts],
             sums: &self.sums[first * words..][..columns * words],
         }
     }
@@ -162,6 +180,7 @@ impl Activations {
             quants: self.quants.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             offsets: self.offsets.as_mut_ptr(),
+            starts: self.starts.as_mut_ptr(),
             sums: self.sums.as_mut_ptr(),
             life: PhantomData,
         }
@@ -183,6 +202,7 @@ pub struct Writer<'a> {
     quants: *mut i8,
     scales: *mut f32,
     offsets: *mut u32,
+    starts: *mut i32,
     sums: *mut u32,
     life: PhantomData<&'a mut Activations>,
 }
@@ -242,6 +262,15 @@ impl Writer<'_> {
                 let to = first * groups + (b * (block / group) + g) * width + at;
                 // SAFETY: as in `set`.
                 unsafe { *self.offsets.add(to) = pair_bits(pair) };
+            }
+        }
+        if self.kind.start() != 0 {
+            let groups = self.length / group;
+            for (g, values) in quants.chunks_exact(group).enumerate() {
+                let sum: i32 = values.iter().map(|&q| i32::from(q)).sum();
+                let to = first * groups + (b * (block / group) + g) * width + at;
+                // SAFETY: as in `set`.
+                unsafe { *self.starts.add(to) = -self.kind.start() * sum };
             }
         }
         let words = self.kind.sum_words();

@@ -5,8 +5,8 @@
 //! across lanes and a row's result is one fixed sequence over positions, whatever page, chunk or
 //! batch it is computed in. Scores are kept whole (two passes), not streamed: simpler, and exact.
 //!
-//! In a page a head's keys are `[page_tokens / 16][head][16]` halves, its values `[page_tokens][head]`;
-//! with 8-bit KV both are `[page_tokens][head / 32]` blocks of a half and 32 signed bytes.
+//! In a page a head's keys are `[page_tokens / 16][head][16]` halves (or floats), its values
+//! `[page_tokens][head]`; with 8-bit KV both are `[page_tokens][head / 32]` blocks of a half and 32 signed bytes.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -41,8 +41,11 @@ impl Scratch {
     /// Room for `queries` queries of `head_dim` elements over `context` positions.
     pub fn new(queries: usize, layout: &KvLayout, context: usize) -> Self {
         let positions = context.next_multiple_of(layout.page_tokens);
-        let wide =
-            if layout.dtype == KvType::F16 { 0 } else { layout.page_tokens * layout.padded_head() };
+        let wide = if layout.dtype == KvType::Q8_0 {
+            layout.page_tokens * layout.padded_head()
+        } else {
+            0
+        };
         Self {
             queries: vec![0.0; queries * layout.head_dim],
             scores: vec![0.0; queries * positions],
@@ -74,8 +77,10 @@ impl<'a> Past<'a> {
         let layout = self.slab.layout();
         let at = layout.keys_at(self.layer, self.kv_head);
         let bytes = &self.slab.page(page)[at..at + layout.head_bytes()];
-        if layout.dtype == KvType::F16 {
-            return (DType::F16, bytes);
+        match layout.dtype {
+            KvType::F16 => return (DType::F16, bytes),
+            KvType::F32 => return (DType::F32, bytes),
+            KvType::Q8_0 => {}
         }
         let head = layout.padded_head();
         for (t, token) in bytes.chunks_exact(head / 32 * 34).enumerate() {
@@ -91,8 +96,10 @@ impl<'a> Past<'a> {
         let layout = self.slab.layout();
         let at = layout.values_at(self.layer, self.kv_head);
         let bytes = &self.slab.page(page)[at..at + layout.head_bytes()];
-        if layout.dtype == KvType::F16 {
-            return (DType::F16, bytes);
+        match layout.dtype {
+            KvType::F16 => return (DType::F16, bytes),
+            KvType::F32 => return (DType::F32, bytes),
+            KvType::Q8_0 => {}
         }
         let head = layout.padded_head();
         for (t, token) in bytes.chunks_exact(head / 32 * 34).enumerate() {
@@ -147,7 +154,7 @@ pub fn attend(
                 break;
             }
             acc.fill(0.0);
-            let lanes = Lanes { dtype, data, stride: PANEL, length: dim };
+            let lanes = Lanes { dtype, data, stride: PANEL, length: dim, panel: 0, panels: 1 };
             dense(isa, lanes, &scratch.queries, dim, acc);
             for (acc, row) in acc.chunks_exact(PANEL).zip(scratch.scores.chunks_exact_mut(stride)) {
                 row[at..at + PANEL].copy_from_slice(acc);
@@ -165,7 +172,7 @@ pub fn attend(
             let (dtype, values) = past.values(page, &mut scratch.wide);
             let data = &values[d * dtype.block_bytes()..];
             let length = tokens.min(to - base - p * tokens);
-            let lanes = Lanes { dtype, data, stride: head, length };
+            let lanes = Lanes { dtype, data, stride: head, length, panel: 0, panels: 1 };
             dense(isa, lanes, &scratch.scores[p * tokens..], stride, acc);
         }
         for (query, acc) in queries.iter().zip(acc.chunks_exact(PANEL)) {
@@ -194,6 +201,12 @@ pub fn store(
                 to[..2].copy_from_slice(&f16::from_f32(*key).to_le_bytes());
             }
         }
+        KvType::F32 => {
+            let first = (slot / PANEL * padded * PANEL + slot % PANEL) * 4;
+            for (to, key) in keys[first..].chunks_mut(PANEL * 4).zip(key) {
+                to[..4].copy_from_slice(&key.to_le_bytes());
+            }
+        }
         KvType::Q8_0 => narrow(key, &mut keys[slot * (padded / 32 * 34)..]),
     }
     let values = &mut page[layout.values_at(layer, head)..][..layout.head_bytes()];
@@ -207,6 +220,12 @@ pub fn store(
                 for (to, half) in to.chunks_exact_mut(2).zip(halves.iter()) {
                     to.copy_from_slice(&half.to_le_bytes());
                 }
+            }
+        }
+        KvType::F32 => {
+            let row = &mut values[slot * padded * 4..][..padded * 4];
+            for (to, value) in row.chunks_exact_mut(4).zip(value) {
+                to.copy_from_slice(&value.to_le_bytes());
             }
         }
         KvType::Q8_0 => narrow(value, &mut values[slot * (padded / 32 * 34)..]),
@@ -312,6 +331,7 @@ mod tests {
     #[test]
     fn agrees_with_the_definition_alone_and_together() {
         for (head_dim, context) in [(64, 77), (64, 32), (128, 33), (8, 40), (80, 100)] {
+            check(KvType::F32, head_dim, context, 1e-5);
             check(KvType::F16, head_dim, context, 2e-3);
             check(KvType::Q8_0, head_dim, context, 2e-2);
         }

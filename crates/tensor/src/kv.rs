@@ -30,6 +30,8 @@ pub enum KvType {
     F16,
     /// Eight bits, one scale for 32 elements of a head.
     Q8_0,
+    /// Nothing rounded: twice the memory, for comparisons with other implementations.
+    F32,
 }
 
 impl KvLayout {
@@ -38,13 +40,14 @@ impl KvLayout {
         match self.dtype {
             KvType::F16 => self.page_tokens * self.padded_head() * 2,
             KvType::Q8_0 => self.page_tokens * (self.padded_head() / 32) * 34,
+            KvType::F32 => self.page_tokens * self.padded_head() * 4,
         }
     }
 
-    /// Elements a head takes in a page: whole lanes of 16 (halves) or whole blocks of 32 (bytes).
+    /// Elements a head takes in a page: whole lanes of 16 (floats) or whole blocks of 32 (bytes).
     pub fn padded_head(&self) -> usize {
         match self.dtype {
-            KvType::F16 => self.head_dim.next_multiple_of(16),
+            KvType::F16 | KvType::F32 => self.head_dim.next_multiple_of(16),
             KvType::Q8_0 => self.head_dim.next_multiple_of(32),
         }
     }

@@ -5,15 +5,21 @@
 //! same activations share one region. So a token costs few regions, and no sum depends on threads.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
+use std::ops::Range;
+
 use crate::activations::{Activations, CHUNK};
 use crate::isa::Isa;
 use crate::layout::{PANEL, Scheme};
-use crate::matmul::{Lanes, dense, panel};
+use crate::matmul::{Lanes, STRIP, Strip, dense, strip};
 use crate::pack::Matrix;
 use crate::{Pool, ops};
 
 /// Chunks a region is cut into: enough that a slow thread holds little back.
 const CHUNKS: usize = 16;
+
+/// Bytes of quantized activations that stay in the second-level cache beside two unpacked panels.
+const SPAN: usize = 448 << 10;
 
 /// Below this many bytes of weights times rows a region is not worth waking anybody.
 const SERIAL: usize = 16 << 10;
@@ -71,60 +77,112 @@ impl Target {
         Target { start: out.as_mut_ptr(), length: out.len(), add }
     }
 
-    /// Stores the first `values.len()` rows of a panel for one token.
+    /// Stores `acc (panels, columns, 16)`.
     ///
     /// # Safety
-    /// No other thread touches these elements.
-    unsafe fn store(&self, isa: Isa, at: usize, values: &[f32]) {
-        assert!(at + values.len() <= self.length);
-        // SAFETY: in range by the assertion; exclusive by contract.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), values.len()) };
-        if self.add {
-            ops::add(isa, out, values);
-        } else {
-            out.copy_from_slice(values);
+    /// No other thread touches these rows.
+    unsafe fn store(
+        &self,
+        isa: Isa,
+        matrix: &Matrix,
+        bias: Option<&[f32]>,
+        (panels, columns): (Range<usize>, Range<usize>),
+        acc: &mut [f32],
+    ) {
+        let each = columns.len() * PANEL;
+        for (panel, acc) in panels.zip(acc.chunks_exact_mut(each)) {
+            let first = panel * PANEL;
+            let rows = PANEL.min(matrix.rows() - first);
+            for (column, values) in columns.clone().zip(acc.chunks_exact_mut(PANEL)) {
+                let values = &mut values[..rows];
+                if let Some(bias) = bias {
+                    ops::add(isa, values, &bias[first..][..rows]);
+                }
+                let at = column * matrix.rows() + first;
+                assert!(at + rows <= self.length);
+                // SAFETY: in range by the assertion; exclusive by contract.
+                let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), rows) };
+                if self.add {
+                    ops::add(isa, out, values);
+                } else {
+                    out.copy_from_slice(values);
+                }
+            }
         }
     }
 }
 
+/// A thread's room, grown once: sums before they are stored.
+#[derive(Default)]
+struct Room {
+    acc: Vec<f32>,
+    other: Vec<f32>,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
 impl Input<'_> {
-    /// `acc (columns, 16) = panel * chunk`; gives the columns.
+    /// `acc (panels, columns, 16) = panels * columns`; a span of columns starts at a chunk.
     fn product(
         &self,
         isa: Isa,
         matrix: &Matrix,
-        at: usize,
-        chunk: usize,
-        acc: &mut [f32],
-    ) -> usize {
+        panels: Range<usize>,
+        columns: Range<usize>,
+        acc: &mut Vec<f32>,
+    ) {
         let layout = matrix.layout();
-        let first = chunk * CHUNK;
-        let columns = CHUNK.min(self.tokens - first);
-        let acc = &mut acc[..columns * PANEL];
-        acc.fill(0.0);
+        acc.clear();
+        acc.resize(panels.len() * columns.len() * PANEL, 0.0);
+        let weights = matrix.panels_at(panels.clone());
+        let panels = panels.len();
         if layout.scheme == Scheme::Dense {
-            let (data, length) = (matrix.panel(at), matrix.columns());
-            let lanes = Lanes { dtype: layout.dtype, data, stride: PANEL, length };
-            dense(isa, lanes, &self.dense[first * self.stride..], self.stride, acc);
-        } else {
-            let kind = crate::activations::Kind::of(layout);
-            let x = self.quantized.iter().find(|x| x.kind() == kind);
-            let x = x.expect("activations were quantized for every kind of weights");
-            assert_eq!((x.columns(), x.length()), (self.tokens, matrix.columns()));
-            panel(isa, layout, matrix.panel(at), &x.chunk(chunk), acc);
+            let (data, length) = (weights, matrix.columns());
+            let panel = length * PANEL;
+            let lanes = Lanes { dtype: layout.dtype, data, stride: PANEL, length, panel, panels };
+            dense(isa, lanes, &self.dense[columns.start * self.stride..], self.stride, acc);
+            return;
         }
-        columns
+        let kind = crate::activations::Kind::of(layout);
+        let x = self.quantized.iter().find(|x| x.kind() == kind);
+        let x = x.expect("activations were quantized for every kind of weights");
+        assert_eq!((x.columns(), x.length()), (self.tokens, matrix.columns()));
+        let chunks = columns.start / CHUNK..columns.end.div_ceil(CHUNK);
+        strip(isa, Strip { layout, panels, weights }, x, chunks, acc);
+    }
+
+    /// The spans of columns that are worked on one after the other.
+    fn spans(&self, matrix: &Matrix) -> impl Iterator<Item = Range<usize>> {
+        let (tokens, span) = (self.tokens, CHUNK * (SPAN / (CHUNK * matrix.columns())).clamp(1, 4));
+        (0..tokens.div_ceil(span)).map(move |i| i * span..tokens.min((i + 1) * span))
     }
 }
 
-/// How many chunks `panels` panels of `bytes` in all are worth.
-fn region(panels: usize, bytes: usize, tokens: usize) -> usize {
-    if bytes.saturating_mul(tokens) < SERIAL { 1 } else { panels.min(CHUNKS) }
+/// How many chunks `units` units of `bytes` in all are worth.
+fn region(units: usize, bytes: usize, tokens: usize) -> usize {
+    if bytes.saturating_mul(tokens) < SERIAL { 1 } else { units.min(CHUNKS) }
+}
+
+/// The part of `0..total` that chunk `chunk` of `chunks` owns.
+fn share(total: usize, chunk: usize, chunks: usize) -> Range<usize> {
+    total * chunk / chunks..total * (chunk + 1) / chunks
+}
+
+/// Strips of a matrix: what is handed out.
+fn strips(matrix: &Matrix) -> usize {
+    matrix.panels().div_ceil(STRIP)
+}
+
+/// The panels of a strip.
+fn panels(matrix: &Matrix, strip: usize) -> Range<usize> {
+    strip * STRIP..matrix.panels().min((strip + 1) * STRIP)
 }
 
 /// Runs all products over the same input in one region.
 pub fn products(pool: &mut Pool, isa: Isa, input: Input<'_>, jobs: &mut [Product<'_>]) {
-    let total: usize = jobs.iter().map(|job| job.matrix.panels()).sum();
+    let total: usize = jobs.iter().map(|job| strips(job.matrix)).sum();
     let bytes = jobs.iter().map(|job| job.matrix.bytes()).sum();
     let chunks = region(total, bytes, input.tokens);
     let mut list = [(None, Target { start: std::ptr::null_mut(), length: 0, add: false }); 4];
@@ -135,31 +193,26 @@ pub fn products(pool: &mut Pool, isa: Isa, input: Input<'_>, jobs: &mut [Product
         *place = (Some((job.matrix, job.bias)), target);
     }
     pool.run(chunks, &|chunk, _| {
-        let mut acc = [0f32; CHUNK * PANEL];
-        let (from, to) = (total * chunk / chunks, total * (chunk + 1) / chunks);
-        let mut first = 0;
-        for (job, target) in &list {
-            let Some((matrix, bias)) = job else { break };
-            let end = first + matrix.panels();
-            let mine = from.max(first)..to.min(end).max(from.max(first));
-            for x in 0..input.tokens.div_ceil(CHUNK) {
-                for at in mine.clone() {
-                    let at = at - first;
-                    let columns = input.product(isa, matrix, at, x, &mut acc);
-                    let rows = PANEL.min(matrix.rows() - at * PANEL);
-                    for c in 0..columns {
-                        let values = &mut acc[c * PANEL..][..rows];
-                        if let Some(bias) = bias {
-                            ops::add(isa, values, &bias[at * PANEL..][..rows]);
-                        }
-                        let to = (x * CHUNK + c) * matrix.rows() + at * PANEL;
-                        // SAFETY: this chunk owns the panel.
-                        unsafe { target.store(isa, to, values) };
+        ROOM.with_borrow_mut(|Room { acc, .. }| {
+            let share = share(total, chunk, chunks);
+            let mut first = 0;
+            for (job, target) in &list {
+                let Some((matrix, bias)) = job else { break };
+                let end = first + strips(matrix);
+                let mine =
+                    share.start.clamp(first, end) - first..share.end.clamp(first, end) - first;
+                first = end;
+                for columns in input.spans(matrix) {
+                    for strip in mine.clone() {
+                        let panels = panels(matrix, strip);
+                        let span = columns.clone();
+                        input.product(isa, matrix, panels.clone(), span.clone(), acc);
+                        // SAFETY: this chunk owns the strip.
+                        unsafe { target.store(isa, matrix, *bias, (panels, span), acc) };
                     }
                 }
             }
-            first = end;
-        }
+        });
     });
 }
 
@@ -175,23 +228,21 @@ pub fn gated(
     assert_eq!(gate.rows(), up.rows());
     let target = Target::of(&mut Store::Set(out));
     assert_eq!(target.length, input.tokens * gate.rows(), "output of the gate");
-    let total = gate.panels();
+    let total = strips(gate);
     let chunks = region(total, gate.bytes() + up.bytes(), input.tokens);
     pool.run(chunks, &|chunk, _| {
-        let (mut a, mut b) = ([0f32; CHUNK * PANEL], [0f32; CHUNK * PANEL]);
-        for x in 0..input.tokens.div_ceil(CHUNK) {
-            for at in total * chunk / chunks..total * (chunk + 1) / chunks {
-                let columns = input.product(isa, gate, at, x, &mut a);
-                input.product(isa, up, at, x, &mut b);
-                let values = columns * PANEL;
-                ops::silu_gate(isa, &mut a[..values], &b[..values]);
-                let rows = PANEL.min(gate.rows() - at * PANEL);
-                for c in 0..columns {
-                    let to = (x * CHUNK + c) * gate.rows() + at * PANEL;
-                    // SAFETY: this chunk owns the panel.
-                    unsafe { target.store(isa, to, &a[c * PANEL..][..rows]) };
+        ROOM.with_borrow_mut(|Room { acc, other }| {
+            for columns in input.spans(gate) {
+                for strip in share(total, chunk, chunks) {
+                    let panels = panels(gate, strip);
+                    let span = columns.clone();
+                    input.product(isa, gate, panels.clone(), span.clone(), acc);
+                    input.product(isa, up, panels.clone(), span.clone(), other);
+                    ops::silu_gate(isa, acc, other);
+                    // SAFETY: this chunk owns the strip.
+                    unsafe { target.store(isa, gate, None, (panels, span), acc) };
                 }
             }
-        }
+        });
     });
 }

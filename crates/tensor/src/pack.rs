@@ -66,7 +66,7 @@ impl Matrix {
         let layout = Layout::of(dtype);
         let panel_bytes = columns / layout.block_columns() * layout.block_bytes();
         let panels = rows.div_ceil(PANEL);
-        let mut packed = AlignedBytes::zeroed(panel_bytes * panels);
+        let mut packed = AlignedBytes::together(panel_bytes * panels);
         let target = Panels { start: packed.as_mut_ptr() as usize, bytes: panel_bytes };
         let chunks = panels.min(64);
         pool.run(chunks, &|chunk, _| {
@@ -111,6 +111,11 @@ impl Matrix {
     /// One panel.
     pub fn panel(&self, panel: usize) -> &[u8] {
         &self.data[panel * self.panel_bytes..][..self.panel_bytes]
+    }
+
+    /// Some panels, one after the other.
+    pub fn panels_at(&self, panels: std::ops::Range<usize>) -> &[u8] {
+        &self.data[panels.start * self.panel_bytes..panels.end * self.panel_bytes]
     }
 
     /// Bytes in memory.

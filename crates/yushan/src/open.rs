@@ -1,0 +1,37 @@
+//! From the name a person typed to an open parameters file and a tokenizer.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use yushan_model::ModelFile;
+use yushan_model::tokenizer::Tokenizer;
+
+use crate::exit::BadFile;
+use crate::hub;
+
+/// Opens a file by its path, a pulled model's name, or its name on a hub.
+pub(crate) fn model(name: &str) -> Result<ModelFile> {
+    let path = hub::resolve(name)?;
+    Ok(ModelFile::open(&path)?)
+}
+
+/// The tokenizer of a file, or the one kept apart.
+pub(crate) fn tokenizer(file: &ModelFile, apart: Option<&Path>) -> Result<Tokenizer> {
+    Ok(file.tokenizer(apart)?)
+}
+
+/// A text file from a flag, or stdin for `-`.
+pub(crate) fn text(path: &Path) -> Result<String> {
+    let (name, bytes) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).context("stdin")?;
+        ("stdin".into(), bytes)
+    } else {
+        let bytes = std::fs::read(path).map_err(|e| BadFile(format!("{}: {e}", path.display())))?;
+        (path.display().to_string(), bytes)
+    };
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        BadFile(format!("{name}: byte {at} is not UTF-8 text; convert the file to UTF-8")).into()
+    })
+}
