@@ -26,8 +26,8 @@ pub(crate) struct Convert {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<()> {
-        let input = open::path(&self.input)?;
-        let report = to_gguf(&input, self.tokenizer.as_deref(), &self.output)?;
+        let file = open::model(&self.input)?;
+        let report = to_gguf(file.path(), self.tokenizer.as_deref(), &self.output)?;
         let (output, tensors) = (self.output.display(), report.tensors);
         let (before, after) = (bytes(report.bytes_in), bytes(report.bytes_out));
         writeln!(std::io::stdout(), "{output}: {tensors} tensors, {before} to {after}")?;

@@ -15,7 +15,7 @@ pub(crate) fn model(name: &str) -> Result<ModelFile> {
 }
 
 /// The path a name stands for.
-pub(crate) fn path(name: &str) -> Result<PathBuf> {
+fn path(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(name);
     if path.exists() {
         return Ok(path);
