@@ -41,8 +41,11 @@ impl Scratch {
     /// Room for `queries` queries of `head_dim` elements over `context` positions.
     pub fn new(queries: usize, layout: &KvLayout, context: usize) -> Self {
         let positions = context.next_multiple_of(layout.page_tokens);
-        let wide =
-            if layout.dtype == KvType::Q8_0 { layout.page_tokens * layout.padded_head() } else { 0 };
+        let wide = if layout.dtype == KvType::Q8_0 {
+            layout.page_tokens * layout.padded_head()
+        } else {
+            0
+        };
         Self {
             queries: vec![0.0; queries * layout.head_dim],
             scores: vec![0.0; queries * positions],

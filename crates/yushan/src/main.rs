@@ -5,6 +5,7 @@
 //! stderr. What a command finds out about a model it asks the library; no rule of the engine is
 //! written here a second time.
 
+mod bench;
 mod chat;
 mod convert;
 mod exit;
@@ -14,6 +15,7 @@ mod form;
 mod hub;
 mod inspect;
 mod interrupt;
+mod models;
 mod open;
 mod progress;
 mod quantize;
@@ -54,6 +56,10 @@ enum Command {
     Convert(convert::Convert),
     Quantize(quantize::Quantize),
     Score(score::Score),
+    Bench(bench::Bench),
+    Pull(models::Pull),
+    Models(models::Models),
+    Rm(models::Rm),
 }
 
 fn main() -> std::process::ExitCode {
@@ -63,6 +69,10 @@ fn main() -> std::process::ExitCode {
         Command::Convert(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Pull(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::Rm(command) => command.run(),
     };
     exit::code(done)
 }

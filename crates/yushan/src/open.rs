@@ -1,27 +1,18 @@
 //! From the name a person typed to an open parameters file and a tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use yushan_model::ModelFile;
 use yushan_model::tokenizer::Tokenizer;
 
 use crate::exit::BadFile;
+use crate::hub;
 
-/// Opens a file by its path.
+/// Opens a file by its path, a pulled model's name, or its name on a hub.
 pub(crate) fn model(name: &str) -> Result<ModelFile> {
-    let path = path(name)?;
+    let path = hub::resolve(name)?;
     Ok(ModelFile::open(&path)?)
-}
-
-/// The path a name stands for.
-fn path(name: &str) -> Result<PathBuf> {
-    let path = PathBuf::from(name);
-    if path.exists() {
-        return Ok(path);
-    }
-    let message = format!("there is no file {name:?}: give the path of a model");
-    Err(BadFile(message).into())
 }
 
 /// The tokenizer of a file, or the one kept apart.

@@ -1,92 +1,13 @@
 //! Every format opens under the same names with the same numbers; what is wrong is named. The
 //! files are built here, safetensors by the reference crate.
 
-use std::collections::HashMap;
-
 use serde_json::{Value, json};
 use yushan_tensor::DType;
 
+use super::fixtures::{config, data, folder, tensors, with, write_safetensors};
 use super::*;
 use crate::gguf::Header;
 use crate::{RopeScaling, RopeStyle};
-
-/// Names and shapes of a decoder of two layers, as Hugging Face has them.
-fn tensors(biases: bool, tied: bool) -> Vec<(String, Vec<usize>)> {
-    let mut list = vec![("model.embed_tokens.weight".into(), vec![10, 8])];
-    for layer in 0..2 {
-        let mut add = |name: &str, shape: &[usize]| {
-            list.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        };
-        add("input_layernorm.weight", &[8]);
-        add("self_attn.q_proj.weight", &[8, 8]);
-        add("self_attn.k_proj.weight", &[4, 8]);
-        add("self_attn.v_proj.weight", &[4, 8]);
-        add("self_attn.o_proj.weight", &[8, 8]);
-        add("post_attention_layernorm.weight", &[8]);
-        add("mlp.gate_proj.weight", &[12, 8]);
-        add("mlp.up_proj.weight", &[12, 8]);
-        add("mlp.down_proj.weight", &[8, 12]);
-        if biases {
-            add("self_attn.q_proj.bias", &[8]);
-            add("self_attn.k_proj.bias", &[4]);
-            add("self_attn.v_proj.bias", &[4]);
-        }
-    }
-    list.push(("model.norm.weight".into(), vec![8]));
-    if !tied {
-        list.push(("lm_head.weight".into(), vec![10, 8]));
-    }
-    list
-}
-
-/// Numbers that tell every element of every tensor apart.
-fn data(number: usize, shape: &[usize]) -> Vec<u8> {
-    let count: usize = shape.iter().product();
-    (0..count).flat_map(|i| ((number * 1000 + i) as f32).to_le_bytes()).collect()
-}
-
-fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>)]) {
-    let data: Vec<_> = tensors.iter().enumerate().map(|(i, (_, shape))| data(i, shape)).collect();
-    let views: HashMap<_, _> = tensors
-        .iter()
-        .zip(&data)
-        .map(|((name, shape), data)| {
-            let f32 = ::safetensors::Dtype::F32;
-            let view = ::safetensors::tensor::TensorView::new(f32, shape.clone(), data).unwrap();
-            (name.clone(), view)
-        })
-        .collect();
-    std::fs::write(path, ::safetensors::serialize(views, None).unwrap()).unwrap();
-}
-
-/// A `config.json` for [`tensors`].
-fn config() -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8,
-        "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "vocab_size": 10, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
-        "max_position_embeddings": 64, "tie_word_embeddings": false, "hidden_act": "silu",
-    })
-}
-
-/// `config` with other members; null takes one out.
-fn with(changes: &Value) -> Value {
-    let mut config = config();
-    for (name, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => drop(config.as_object_mut().unwrap().remove(name)),
-            value => config[name] = value.clone(),
-        }
-    }
-    config
-}
-
-fn folder(config: &Value, tensors: &[(String, Vec<usize>)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    write_safetensors(&folder.path().join("model.safetensors"), tensors);
-    folder
-}
 
 /// The configuration that the changes give.
 fn read(changes: Value, biases: bool) -> Result<Config> {
@@ -171,8 +92,8 @@ fn shards_are_joined_and_cannot_lie_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("config.json"), config().to_string()).unwrap();
-    write_safetensors(&at("a.safetensors"), &list[..7]);
-    write_safetensors(&at("b.safetensors"), &list[7..]);
+    write_safetensors(&at("a.safetensors"), &list[..7], false);
+    write_safetensors(&at("b.safetensors"), &list[7..], false);
     let index = |file: &str| {
         let map: serde_json::Map<_, _> = list
             .iter()
@@ -426,7 +347,7 @@ fn gguf(architecture: &str, edit: impl FnOnce(&mut Header)) -> Result<ModelFile>
     }
     edit(&mut header);
     let qwen2 = architecture == "qwen2";
-    let folder_in = self::folder(
+    let folder_in = fixtures::folder(
         &with(&match qwen2 {
             true => json!({"model_type": "qwen2", "architectures": null}),
             false => json!({}),
