@@ -34,8 +34,8 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Writes the model at `input` (a folder, a safetensors file or a llama2.c `.bin`, with its
-/// tokenizer) to the GGUF file `output`, which appears when it is complete. `progress` gets the
+/// Writes the model at `input` (a folder, a safetensors file or a llama2.c `.bin`, with its own
+/// tokenizer or the given one) to the GGUF file `output`, which appears when it is complete. `progress` gets the
 /// bytes of the input that are done, all of them, and the name of the tensor at work.
 ///
 /// # Errors
@@ -43,6 +43,7 @@ pub struct Report {
 /// opening a model and its tokenizer; [`Error::Io`] when the file cannot be written.
 pub fn convert(
     input: &Path,
+    tokenizer: Option<&Path>,
     output: &Path,
     progress: &mut dyn FnMut(u64, u64, &str),
 ) -> Result<Report> {
@@ -53,7 +54,7 @@ pub fn convert(
             expected: "quantize changes the types of a GGUF file".into(),
         });
     }
-    let tokenizer = file.tokenizer(None)?;
+    let tokenizer = file.tokenizer(tokenizer)?;
     let mut tensors: Vec<TensorView<'_>> = file.tensors().collect();
     tensors.sort_by(|a, b| order(a.name).cmp(&order(b.name)));
     let mut header = Header::new();

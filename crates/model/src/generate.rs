@@ -25,8 +25,8 @@ use crate::stops::Stops;
 use crate::tokenizer::{Special, StreamDecoder, Tokenizer};
 use crate::{Error, Result};
 
-/// Rows of a step that needs logits everywhere: 32 rows of 150,000 are 19 MB.
-const SCORED_ROWS: usize = 32;
+/// Bytes of logits that a step may ask for.
+const LOGIT_BYTES: usize = 32 << 20;
 
 /// What is asked for. `..Request::new(prompt)` fills in the rest.
 pub struct Request<'a> {
@@ -172,7 +172,7 @@ pub fn generate(
     answer.counts.cached = admitted.cached;
     let sequence = admitted.sequence;
     let mut run = Run { executor, sequence, length: admitted.cached, first_logits: None };
-    let result = run.to_the_end(&mut answer, &mut drafter, on_event);
+    let result = run.complete(&mut answer, &mut drafter, on_event);
     let first_logits = run.first_logits;
     let released = executor.release(sequence).map_err(Error::from).and(drafter.release());
     let finish = result?;
@@ -189,6 +189,12 @@ pub fn generate(
     })
 }
 
+/// Rows of a step that needs the logits of all: 53 of a vocabulary of 150,000.
+pub(crate) fn scored_rows(executor: &dyn Executor) -> usize {
+    let row = size_of::<f32>() * executor.vocabulary().max(1);
+    (LOGIT_BYTES / row).clamp(1, executor.max_rows().max(1))
+}
+
 /// The executor's side of an answer: what it has been fed.
 struct Run<'a> {
     executor: &'a mut dyn Executor,
@@ -199,7 +205,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn to_the_end(
+    fn complete(
         &mut self,
         answer: &mut Answer<'_>,
         drafter: &mut Drafter<'_>,
@@ -264,7 +270,7 @@ impl Run<'_> {
             (self.length, answer.counts.cached) = (0, 0);
         }
         let rows = self.executor.max_rows().max(1);
-        let rows = if scored { rows.min(SCORED_ROWS) } else { rows };
+        let rows = if scored { scored_rows(self.executor) } else { rows };
         let left = match answer.max_tokens {
             0 => 0,
             _ if scored => 1,

@@ -26,6 +26,7 @@ pub mod quantize;
 mod rope;
 mod safetensors;
 pub mod sampler;
+pub mod score;
 pub mod snapshot;
 pub mod speculate;
 mod stops;

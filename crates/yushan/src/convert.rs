@@ -4,8 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use yushan_model::ModelFile;
-use yushan_model::convert::convert;
+use yushan_model::convert::{Report, convert};
 
 use crate::figures::bytes;
 use crate::{open, progress};
@@ -27,24 +26,27 @@ pub(crate) struct Convert {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<()> {
-        let file = open::model(&self.input)?;
-        to_gguf(&file, self.tokenizer.as_deref(), &self.output)?;
-        let size = std::fs::metadata(&self.output).map_or(0, |data| data.len());
-        let tensors = file.tensors().count();
-        let output = self.output.display();
-        writeln!(std::io::stdout(), "{output}: {tensors} tensors, {}", bytes(size))?;
+        let input = open::path(&self.input)?;
+        let report = to_gguf(&input, self.tokenizer.as_deref(), &self.output)?;
+        let (output, tensors) = (self.output.display(), report.tensors);
+        let (before, after) = (bytes(report.bytes_in), bytes(report.bytes_out));
+        writeln!(std::io::stdout(), "{output}: {tensors} tensors, {before} to {after}")?;
         Ok(())
     }
 }
 
 /// Converts under a progress bar.
-pub(crate) fn to_gguf(file: &ModelFile, tokenizer: Option<&Path>, output: &Path) -> Result<()> {
+pub(crate) fn to_gguf(input: &Path, tokenizer: Option<&Path>, output: &Path) -> Result<Report> {
     let bar = progress::of_bytes(0);
-    let converted = convert(file, tokenizer, output, &mut |done, total, tensor| {
+    let report = convert(input, tokenizer, output, &mut |done, total, tensor| {
         bar.set_length(total);
         bar.set_position(done);
         bar.set_message(tensor.to_string());
     });
     bar.finish_and_clear();
-    Ok(converted?)
+    let report = report?;
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(report)
 }

@@ -106,7 +106,7 @@ impl Description {
         for (dtype, (parameters, size)) in &self.types {
             row("", format!("{dtype}: {}, {}", count(*parameters), bytes(*size)));
         }
-        row("file", format!("{:?}, {}", self.file.format(), bytes(self.file_bytes)));
+        row("file", format!("{}, {}", self.file.format().name(), bytes(self.file_bytes)));
         let memory = self.memory;
         let windows = format!("{} × {} tokens", self.sequences, self.context);
         out += &format!("\nmemory for {windows}\n");
@@ -182,7 +182,7 @@ impl Description {
         });
         json!({
             "file": self.file.path(),
-            "format": format!("{:?}", self.file.format()),
+            "format": self.file.format().name(),
             "file_bytes": self.file_bytes,
             "config": config_json(config),
             "parameters": self.parameters,
@@ -305,6 +305,7 @@ fn shortened(value: &gguf::Value<'_>) -> String {
             let rest = if array.len() > shown.len() { ", …" } else { "" };
             format!("[{}{rest}] {} × {:?}", shown.join(", "), array.len(), array.element())
         }
+        gguf::Value::F32(number) => format!("{number:?}"),
         scalar => value_json(scalar).to_string(),
     }
 }

@@ -46,7 +46,7 @@ impl Quantize {
         };
         let between =
             tempfile::Builder::new().prefix(".yushan-").suffix(".gguf").tempfile_in(folder)?;
-        convert::to_gguf(&file, self.tokenizer.as_deref(), between.path())?;
+        convert::to_gguf(file.path(), self.tokenizer.as_deref(), between.path())?;
         self.quantize(between.path())
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,12 +12,13 @@ use yushan_abi::{Executor, TokenId};
 use yushan_model::chat::{ChatTemplate, Message};
 use yushan_model::engine::Engine;
 use yushan_model::generate::{Event, Finish, Outcome, Request, generate};
+use yushan_model::grammar::Constraint;
 use yushan_model::logprobs::Logprobs;
 use yushan_model::sampler::Sampling;
 use yushan_model::speculate::Speculation;
 use yushan_model::tokenizer::{Ends, Special, Tokenizer};
 
-use crate::form::Forms;
+use crate::form;
 use crate::interrupt::Interrupt;
 use crate::open;
 use crate::run::Run;
@@ -32,10 +34,10 @@ pub(crate) struct Speaker<'a> {
     flags: &'a Run,
     engine: Engine,
     draft: Option<Engine>,
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     /// `None` for a model that only continues text.
     pub(crate) template: Option<ChatTemplate>,
-    forms: Option<Forms>,
+    constraint: Option<Constraint>,
     load: Duration,
     last: Option<(Outcome, Sampling)>,
 }
@@ -44,14 +46,14 @@ impl<'a> Speaker<'a> {
     pub(crate) fn load(flags: &'a Run) -> Result<Speaker<'a>> {
         let start = Instant::now();
         let file = open::model(&flags.file)?;
-        let tokenizer = open::tokenizer(&file, flags.tokenizer.as_deref())?;
+        let tokenizer = Arc::new(open::tokenizer(&file, flags.tokenizer.as_deref())?);
         let template = match tokenizer.chat_template() {
             Some(source) if !flags.raw => Some(ChatTemplate::new(Some(source), &tokenizer)?),
             None if flags.system.is_some() => Some(ChatTemplate::new(None, &tokenizer)?),
             _ => None,
         };
         let vocabulary = file.config().vocabulary;
-        let forms = Forms::read(&flags.form, &tokenizer, vocabulary)?;
+        let constraint = form::constraint(&flags.form, &tokenizer, vocabulary)?;
         let engine = Engine::load(&file, &flags.engine.options(&file))?;
         let draft = flags.guessing.draft.as_deref().map(|name| load_draft(name, flags, &engine));
         Ok(Speaker {
@@ -60,7 +62,7 @@ impl<'a> Speaker<'a> {
             engine,
             tokenizer,
             template,
-            forms,
+            constraint,
             load: start.elapsed(),
             last: None,
         })
@@ -96,7 +98,7 @@ impl<'a> Speaker<'a> {
             max_tokens: flags.most.unwrap_or(usize::MAX),
             sampling: sampling.clone(),
             stops: flags.stop.clone(),
-            constraint: self.forms.as_ref().map(Forms::constraint).transpose()?,
+            constraint: self.constraint.clone(),
             top_logprobs: flags.logprobs,
             echo: flags.echo,
             ignore_ends: flags.ignore_eos,

@@ -35,7 +35,7 @@ pub(super) fn to_lark(gbnf: &str) -> Result<String> {
         }
     }
     let rules: Vec<Alternatives> = parser.rules.into_iter().flatten().collect();
-    let writer = Writer { words: !recurses(&rules, root), rules: &rules };
+    let writer = Writer { words: !recurses(&rules, root) };
     let mut lark = format!("start: {}\n", writer.name(root));
     for (rule, alternatives) in rules.iter().enumerate() {
         let _ = write!(lark, "{}: ", writer.name(rule));
@@ -338,15 +338,13 @@ fn recurses(rules: &[Alternatives], root: usize) -> bool {
     false
 }
 
-struct Writer<'a> {
+struct Writer {
     /// Whether every rule is a word of Lark's lexer.
     words: bool,
-    rules: &'a [Alternatives],
 }
 
-impl Writer<'_> {
+impl Writer {
     fn name(&self, rule: usize) -> String {
-        debug_assert!(rule < self.rules.len());
         if self.words { format!("R{rule}") } else { format!("r{rule}") }
     }
 

@@ -5,6 +5,14 @@ use serde_json::json;
 use super::*;
 use crate::tokenizer::test_tokenizer;
 
+#[test]
+fn engines_are_shared_and_constraints_sent_between_threads() {
+    fn check<T: Send>() {}
+    fn check_shared<T: Send + Sync>() {}
+    check::<Constraint>();
+    check_shared::<GrammarEngine>();
+}
+
 fn engine() -> GrammarEngine {
     let tokenizer = test_tokenizer();
     let vocabulary = tokenizer.vocabulary_size();
@@ -154,7 +162,6 @@ fn hostile_grammars_end_in_an_error() {
         ("gbnf", "root ::= ".to_string() + &deep("(", ")", 100_000)),
         ("regex", "(".repeat(100_000) + "a" + &")".repeat(100_000)),
         ("regex", "(?=a)b".to_string()),
-        ("regex", "(((a{1,1000}){1,1000}){1,1000}){1,1000}".to_string()),
     ];
     for (kind, source) in &must_fail {
         let grammar = match *kind {
@@ -170,7 +177,7 @@ fn hostile_grammars_end_in_an_error() {
     }
     let mut schema = json!(true);
     for _ in 0..100_000 {
-        schema = json!({ "items": schema });
+        schema = [("items".to_string(), schema)].into_iter().collect();
     }
     assert!(engine.compile(Grammar::JsonSchema(&schema)).is_err());
     // Taken apart by hand: dropping it would recurse.
@@ -179,8 +186,20 @@ fn hostile_grammars_end_in_an_error() {
     }
 }
 
+/// Follows a grammar for a while: every step is bounded, whatever it ends in.
+fn walk(mut constraint: Constraint) {
+    for _ in 0..40 {
+        let Ok(mask) = constraint.mask() else { return };
+        let word = mask.iter().position(|&word| word != 0).unwrap();
+        let token = word as u32 * 32 + mask[word].trailing_zeros();
+        if constraint.accept(token).is_err() || constraint.is_finished() {
+            return;
+        }
+    }
+}
+
 #[test]
-fn deepest_allowed_grammars_compile_or_are_refused() {
+fn heavy_grammars_work_or_are_refused() {
     let engine = engine();
     let n = DEEPEST;
     let lark = "start: ".to_string() + &"(".repeat(n) + "\"a\"" + &")".repeat(n);
@@ -189,12 +208,54 @@ fn deepest_allowed_grammars_compile_or_are_refused() {
     for _ in 0..n / 2 - 1 {
         schema = json!({ "type": "array", "items": schema });
     }
-    for grammar in [Grammar::Lark(&lark), Grammar::Gbnf(&gbnf), Grammar::JsonSchema(&schema)] {
-        let _ = engine.compile(grammar);
+    let branches: Vec<_> = (0..200)
+        .map(|at| json!({ "type": "object", "properties": { "a": { "const": at } }, "minProperties": 1 }))
+        .collect();
+    let all_of = json!({ "allOf": branches.clone() });
+    let any_of = json!({ "anyOf": branches });
+    let own = json!({ "$ref": "#" });
+    let huge = json!({ "type": "string", "minLength": 4_000_000_000u32, "pattern": "^(a|b)*$" });
+    for grammar in [
+        Grammar::Lark(&lark),
+        Grammar::Lark("start: start start | \"a\" | \"\""),
+        Grammar::Lark("start: \"a\"{1,2000000000}"),
+        Grammar::Gbnf(&gbnf),
+        Grammar::Gbnf("root ::= a{2000}\na ::= b{2000}\nb ::= c{2000}\nc ::= \"x\" | \"\""),
+        Grammar::Gbnf("root ::= a a\na ::= b{2000} root?\nb ::= c{2000}\nc ::= \"x\" | \"\""),
+        Grammar::Gbnf("root ::= root"),
+        Grammar::Gbnf("root ::= root root | \"a\"?"),
+        Grammar::Regex("(((a{1,1000}){1,1000}){1,1000}){1,1000}"),
+        Grammar::Regex("(a|b|ab)*(a|b|ab)*[ab]{500}c{1000}(a?){1000}"),
+        Grammar::Regex(r"(\w{1,300}\d{1,300}){1,300}"),
+        Grammar::JsonSchema(&schema),
+        Grammar::JsonSchema(&all_of),
+        Grammar::JsonSchema(&any_of),
+        Grammar::JsonSchema(&own),
+        Grammar::JsonSchema(&huge),
+    ] {
+        eprintln!("{grammar:.120?}");
+        if let Ok(constraint) = engine.compile(grammar) {
+            walk(constraint);
+        }
     }
-    let heavy =
-        "root ::= a a a\na ::= b{2000}\nb ::= c{2000}\nc ::= d{2000} a?\nd ::= \"x\" | \"\"";
-    if let Ok(mut constraint) = engine.compile(Grammar::Gbnf(heavy)) {
-        let _ = constraint.mask();
+}
+
+/// With a byte-level tokenizer of 128,000 tokens: what is forced is forced in its words.
+#[test]
+fn forced_text_takes_the_tokens_that_encoding_gives() {
+    let Some(json) = crate::tokenizer::llama3_json() else { return };
+    let tokenizer = Arc::new(Tokenizer::from_tokenizer_json(&json, None).unwrap());
+    let vocabulary = tokenizer.vocabulary_size() + 56;
+    let engine = GrammarEngine::new(tokenizer.clone(), vocabulary);
+    let text = r#"{"answer": "international 玉山"}"#;
+    let mut constraint = engine.compile(Grammar::Gbnf(&format!("root ::= {text:?}"))).unwrap();
+    let mut tokens = Vec::new();
+    while !constraint.is_finished() {
+        let mask = constraint.mask().unwrap();
+        assert_eq!(mask.iter().map(|word| word.count_ones()).sum::<u32>(), 1);
+        let token = (0..vocabulary as TokenId).find(|&token| allows(mask, token)).unwrap();
+        tokens.push(token);
+        constraint.accept(token).unwrap();
     }
+    assert_eq!(tokens, tokenizer.encode(text, Special::AsText, Ends::Bare));
 }

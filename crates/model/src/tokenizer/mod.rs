@@ -44,7 +44,7 @@ use vocabulary::{TokenKind, Vocabulary};
 pub use special::Special;
 pub use stream::StreamDecoder;
 #[cfg(test)]
-pub(crate) use tests::test_tokenizer;
+pub(crate) use tests::{llama3_json, test_tokenizer};
 
 /// Longest stretch that is merged as one word, in bytes; longer ones are cut, to bound memory (48
 /// bytes a byte of the word). Words of real text stay far below.

@@ -6,6 +6,7 @@ mod shared;
 use std::sync::{Arc, LazyLock};
 
 use super::*;
+pub(crate) use shared::llama3_json;
 use shared::{read_shared, stories};
 
 /// A tokenizer of single bytes and, from id 256 on, control tokens (the first two begin and end a
