@@ -26,6 +26,10 @@ const LONGEST: usize = 1 << 20;
 /// Deepest nesting of brackets and of schemas; llguidance's parsers recurse.
 const DEEPEST: usize = 128;
 
+/// The white space that may stand between the parts of a JSON document: a space, or a new line and
+/// its indentation. Without a bound, small models write white space for ever.
+const SPACE: &str = r"\x20|\n[\x20\t]{0,20}";
+
 /// What an answer must look like.
 #[derive(Clone, Copy, Debug)]
 pub enum Grammar<'a> {
@@ -57,7 +61,7 @@ impl GrammarEngine {
         let source = match grammar {
             Grammar::JsonSchema(schema) => {
                 check_schema(schema)?;
-                TopLevelGrammar::from_json_schema(schema.clone())
+                TopLevelGrammar::from_json_schema(with_little_space(schema))
             }
             Grammar::Regex(regex) => {
                 check_size(regex)?;
@@ -189,6 +193,19 @@ fn check_schema(schema: &serde_json::Value) -> Result<()> {
         depth += 1;
     }
     Ok(())
+}
+
+/// The schema with [`SPACE`], unless it says otherwise itself.
+fn with_little_space(schema: &serde_json::Value) -> serde_json::Value {
+    let mut schema = match schema {
+        serde_json::Value::Bool(true) => serde_json::json!({}),
+        other => other.clone(),
+    };
+    if let Some(fields) = schema.as_object_mut() {
+        let space = || serde_json::json!({ "whitespace_pattern": SPACE });
+        fields.entry("x-guidance").or_insert_with(space);
+    }
+    schema
 }
 
 /// The tokenizer as llguidance sees it.

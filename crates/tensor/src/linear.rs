@@ -9,7 +9,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::activations::{Activations, CHUNK};
-use crate::aligned::AlignedBytes;
 use crate::isa::Isa;
 use crate::layout::{PANEL, Scheme};
 use crate::matmul::{Lanes, STRIP, Strip, dense, strip};
@@ -113,10 +112,9 @@ impl Target {
     }
 }
 
-/// A thread's room, grown once: weights unpacked for the tiles, and sums before they are stored.
+/// A thread's room, grown once: sums before they are stored.
 #[derive(Default)]
 struct Room {
-    unpacked: AlignedBytes,
     acc: Vec<f32>,
     other: Vec<f32>,
 }
@@ -133,7 +131,6 @@ impl Input<'_> {
         matrix: &Matrix,
         panels: Range<usize>,
         columns: Range<usize>,
-        unpacked: &mut AlignedBytes,
         acc: &mut Vec<f32>,
     ) {
         let layout = matrix.layout();
@@ -153,7 +150,7 @@ impl Input<'_> {
         let x = x.expect("activations were quantized for every kind of weights");
         assert_eq!((x.columns(), x.length()), (self.tokens, matrix.columns()));
         let chunks = columns.start / CHUNK..columns.end.div_ceil(CHUNK);
-        strip(isa, Strip { layout, panels, weights }, x, chunks, unpacked, acc);
+        strip(isa, Strip { layout, panels, weights }, x, chunks, acc);
     }
 
     /// The spans of columns that are worked on one after the other.
@@ -196,7 +193,7 @@ pub fn products(pool: &mut Pool, isa: Isa, input: Input<'_>, jobs: &mut [Product
         *place = (Some((job.matrix, job.bias)), target);
     }
     pool.run(chunks, &|chunk, _| {
-        ROOM.with_borrow_mut(|Room { unpacked, acc, .. }| {
+        ROOM.with_borrow_mut(|Room { acc, .. }| {
             let share = share(total, chunk, chunks);
             let mut first = 0;
             for (job, target) in &list {
@@ -209,7 +206,7 @@ pub fn products(pool: &mut Pool, isa: Isa, input: Input<'_>, jobs: &mut [Product
                     for strip in mine.clone() {
                         let panels = panels(matrix, strip);
                         let span = columns.clone();
-                        input.product(isa, matrix, panels.clone(), span.clone(), unpacked, acc);
+                        input.product(isa, matrix, panels.clone(), span.clone(), acc);
                         // SAFETY: this chunk owns the strip.
                         unsafe { target.store(isa, matrix, *bias, (panels, span), acc) };
                     }
@@ -234,13 +231,13 @@ pub fn gated(
     let total = strips(gate);
     let chunks = region(total, gate.bytes() + up.bytes(), input.tokens);
     pool.run(chunks, &|chunk, _| {
-        ROOM.with_borrow_mut(|Room { unpacked, acc, other }| {
+        ROOM.with_borrow_mut(|Room { acc, other }| {
             for columns in input.spans(gate) {
                 for strip in share(total, chunk, chunks) {
                     let panels = panels(gate, strip);
                     let span = columns.clone();
-                    input.product(isa, gate, panels.clone(), span.clone(), unpacked, acc);
-                    input.product(isa, up, panels.clone(), span.clone(), unpacked, other);
+                    input.product(isa, gate, panels.clone(), span.clone(), acc);
+                    input.product(isa, up, panels.clone(), span.clone(), other);
                     ops::silu_gate(isa, acc, other);
                     // SAFETY: this chunk owns the strip.
                     unsafe { target.store(isa, gate, None, (panels, span), acc) };

@@ -66,7 +66,7 @@ impl Matrix {
         let layout = Layout::of(dtype);
         let panel_bytes = columns / layout.block_columns() * layout.block_bytes();
         let panels = rows.div_ceil(PANEL);
-        let mut packed = AlignedBytes::zeroed(panel_bytes * panels);
+        let mut packed = AlignedBytes::together(panel_bytes * panels);
         let target = Panels { start: packed.as_mut_ptr() as usize, bytes: panel_bytes };
         let chunks = panels.min(64);
         pool.run(chunks, &|chunk, _| {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use yushan_model::convert::{Report, convert};
 
 use crate::figures::bytes;
-use crate::{open, progress};
+use crate::{hub, progress};
 
 /// Write a Hugging Face folder or a llama2.c file as GGUF
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Convert {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<()> {
-        let input = open::path(&self.input)?;
+        let input = hub::resolve(&self.input)?;
         let report = to_gguf(&input, self.tokenizer.as_deref(), &self.output)?;
         let (output, tensors) = (self.output.display(), report.tensors);
         let (before, after) = (bytes(report.bytes_in), bytes(report.bytes_out));

@@ -5,6 +5,7 @@
 //! stderr. What a command finds out about a model it asks the library; no rule of the engine is
 //! written here a second time.
 
+mod bench;
 mod chat;
 mod convert;
 mod exit;
@@ -55,6 +56,7 @@ enum Command {
     Convert(convert::Convert),
     Quantize(quantize::Quantize),
     Score(score::Score),
+    Bench(bench::Bench),
     Pull(models::Pull),
     Models(models::Models),
     Rm(models::Rm),
@@ -67,6 +69,7 @@ fn main() -> std::process::ExitCode {
         Command::Convert(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Pull(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Rm(command) => command.run(),

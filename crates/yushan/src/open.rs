@@ -1,6 +1,6 @@
 //! From the name a person typed to an open parameters file and a tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use yushan_model::ModelFile;
@@ -11,13 +11,8 @@ use crate::hub;
 
 /// Opens a file by its path, a pulled model's name, or its name on a hub.
 pub(crate) fn model(name: &str) -> Result<ModelFile> {
-    let path = path(name)?;
+    let path = hub::resolve(name)?;
     Ok(ModelFile::open(&path)?)
-}
-
-/// The path a name stands for: its own, a pulled model's, or that of one on the hub.
-pub(crate) fn path(name: &str) -> Result<PathBuf> {
-    hub::resolve(name)
 }
 
 /// The tokenizer of a file, or the one kept apart.

@@ -69,9 +69,10 @@ fn each_notation_allows_what_it_says() {
     });
     check(
         Grammar::JsonSchema(&schema),
-        &[r#"{"n":1}"#, r#"{"n": -20, "s": "玉"}"#],
-        &["", "{}", r#"{"n":"1"}"#, r#"{"n":1,"t":2}"#, r#"{"n":1"#],
+        &[r#"{"n":1}"#, r#"{"n": -20, "s": "玉"}"#, "{\n    \"n\": 1\n}"],
+        &["", "{}", r#"{"n":"1"}"#, r#"{"n":1,"t":2}"#, r#"{"n":1"#, r#"{  "n":1}"#],
     );
+    check(Grammar::JsonSchema(&json!(true)), &["[1, null]", "\"a\""], &["", "[1,  2]", "a"]);
 }
 
 #[test]

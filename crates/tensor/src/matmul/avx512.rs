@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 
 use crate::DType;
-use crate::activations::ChunkView;
+use crate::activations::{ChunkView, Kind};
 use crate::layout::{Layout, PANEL, SUB};
 use crate::matmul::scalar::IQ4_LEVELS;
 
@@ -150,6 +150,19 @@ impl X {
         }
     }
 
+    /// The same chunk seen from block `b`, for kernels without their own count of blocks.
+    pub(super) fn from_block(self, layout: &Layout, b: usize) -> X {
+        let kind = Kind::of(layout);
+        let at = b * self.width;
+        X {
+            width: self.width,
+            quants: self.quants.wrapping_add(at * kind.block()),
+            scales: self.scales.wrapping_add(at),
+            starts: self.starts.wrapping_add(at * (kind.block() / kind.group())),
+            sums: self.sums.wrapping_add(at * kind.sum_words()),
+        }
+    }
+
     /// The same chunk seen from column `c`; `words`: sums of a block.
     pub(super) fn from(self, c: usize, words: usize) -> X {
         X {
@@ -163,7 +176,7 @@ impl X {
 }
 
 #[inline(always)]
-unsafe fn prefetch(block: *const u8, bytes: usize) {
+pub(super) unsafe fn prefetch(block: *const u8, bytes: usize) {
     // SAFETY: a prefetch never faults, whatever the address; the caller has SSE.
     unsafe {
         let ahead = block.wrapping_add(AHEAD);

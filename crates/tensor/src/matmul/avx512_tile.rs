@@ -1,7 +1,7 @@
-//! AVX-512 for many columns: two panels unpacked once, then tiles of 32 rows x 6 columns.
+//! AVX-512 for many columns: pieces of two panels unpacked, then tiles of 32 rows x 6 columns.
 //!
 //! The key decision: unpacked panels are bytes and 32-bit scales of one form for all types of a scheme,
-//! small enough for the second-level cache, so that one tile serves them all: 12 integer and 12
+//! in pieces small enough for the first-level cache, so that one tile serves them all: 12 integer and 12
 //! float (or total) accumulators, two weights and one broadcast fill 27 of the 32 registers.
 //!
 //! Unpacked, a sub-block of both panels is `[8 groups][2 panels][64]` bytes; then
@@ -13,10 +13,12 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use super::avx512::{X, broadcast, halves, scales, unpack};
+use super::avx512::{X, broadcast, halves, prefetch, scales, unpack};
 use crate::DType;
-use crate::aligned::AlignedBytes;
+use crate::activations::{Activations, CHUNK};
 use crate::layout::{Layout, PANEL, SUB, Scheme};
 
 /// Columns of a full tile.
@@ -27,6 +29,14 @@ const ROWS: usize = 128;
 
 /// Bytes of an unpacked sub-block.
 const QUANTS: usize = 2 * PANEL * SUB;
+
+/// Columns of weights unpacked at once: both panels' stay in the first-level cache while the tiles
+/// walk over all columns of activations.
+const PIECE: usize = 512;
+
+/// Room for the unpacked pieces of all types.
+#[repr(align(64))]
+struct Unpacked([u8; 24 << 10]);
 
 /// Bytes of an unpacked block of two panels.
 const fn unpacked_bytes(layout: &Layout) -> usize {
@@ -75,7 +85,7 @@ unsafe fn unpack_short<
         let step = QUANTS + if MINIMA { 2 * ROWS } else { ROWS };
         for b in 0..blocks {
             let block = panel.add(b * (header + 64 * (LOW + HIGH)));
-            _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(4096).cast());
+            prefetch(block, header + 64 * (LOW + HIGH));
             let to = to.add(b * step);
             unpack_quants::<LOW, HIGH, TABLE>(block.add(header), to);
             _mm512_storeu_ps(to.add(QUANTS).cast(), halves(block));
@@ -112,10 +122,11 @@ unsafe fn unpack_long<
         let trailer = ROWS * if MINIMA { 2 + words } else { 1 };
         for b in 0..blocks {
             let block = panel.add(b * (header + 8 * sub_bytes));
+            prefetch(block, header);
             let to = to.add(b * (8 * step + trailer));
             for s in 0..8 {
                 let sub = block.add(header + s * sub_bytes);
-                _mm_prefetch::<_MM_HINT_T0>(sub.wrapping_add(4096).cast());
+                prefetch(sub, sub_bytes);
                 let to = to.add(s * step);
                 unpack_quants::<LOW, HIGH, false>(sub, to);
                 for part in 0..PARTS {
@@ -138,37 +149,26 @@ unsafe fn unpack_long<
     }
 }
 
-/// Unpacks both panels of `weights`, one after the other, into `to`.
+/// Unpacks `blocks` blocks of one panel; `to` is shifted by 64 for the second.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW, VL, DQ and VNNI.
-pub(super) unsafe fn unpack_pair(layout: &Layout, weights: &[u8], to: &mut AlignedBytes) {
-    let bytes = weights.len() / 2;
-    let blocks = bytes / layout.block_bytes();
-    assert_eq!(weights.len(), 2 * blocks * layout.block_bytes());
-    let room = blocks * unpacked_bytes(layout);
-    if to.len() < room {
-        *to = AlignedBytes::zeroed(room);
-    }
-    for panel in 0..2 {
-        let p = weights[panel * bytes..].as_ptr();
-        let to = to[panel * 64..].as_mut_ptr();
-        // SAFETY: `p` holds `blocks` blocks and `to` has room for as many, by the lines above.
-        unsafe {
-            match layout.dtype {
-                DType::Q8_0 => unpack_short::<8, 0, false, false>(p, blocks, to),
-                DType::IQ4_NL => unpack_short::<4, 0, true, false>(p, blocks, to),
-                DType::Q4_0 => unpack_short::<4, 0, false, false>(p, blocks, to),
-                DType::Q5_0 => unpack_short::<4, 1, false, false>(p, blocks, to),
-                DType::Q4_1 => unpack_short::<4, 0, false, true>(p, blocks, to),
-                DType::Q5_1 => unpack_short::<4, 1, false, true>(p, blocks, to),
-                DType::Q4_K => unpack_long::<4, 0, 1, true>(p, blocks, to),
-                DType::Q5_K => unpack_long::<4, 1, 1, true>(p, blocks, to),
-                DType::Q6_K => unpack_long::<4, 2, 2, false>(p, blocks, to),
-                DType::Q3_K => unpack_long::<2, 1, 2, false>(p, blocks, to),
-                DType::Q2_K => unpack_long::<2, 0, 2, true>(p, blocks, to),
-                DType::F32 | DType::F16 | DType::BF16 => unreachable!("dense types have `dense`"),
-            }
+/// As `unpack_short`.
+unsafe fn unpack_panel(dtype: DType, panel: *const u8, blocks: usize, to: *mut u8) {
+    // SAFETY: passed on.
+    unsafe {
+        match dtype {
+            DType::Q8_0 => unpack_short::<8, 0, false, false>(panel, blocks, to),
+            DType::IQ4_NL => unpack_short::<4, 0, true, false>(panel, blocks, to),
+            DType::Q4_0 => unpack_short::<4, 0, false, false>(panel, blocks, to),
+            DType::Q5_0 => unpack_short::<4, 1, false, false>(panel, blocks, to),
+            DType::Q4_1 => unpack_short::<4, 0, false, true>(panel, blocks, to),
+            DType::Q5_1 => unpack_short::<4, 1, false, true>(panel, blocks, to),
+            DType::Q4_K => unpack_long::<4, 0, 1, true>(panel, blocks, to),
+            DType::Q5_K => unpack_long::<4, 1, 1, true>(panel, blocks, to),
+            DType::Q6_K => unpack_long::<4, 2, 2, false>(panel, blocks, to),
+            DType::Q3_K => unpack_long::<2, 1, 2, false>(panel, blocks, to),
+            DType::Q2_K => unpack_long::<2, 0, 2, true>(panel, blocks, to),
+            DType::F32 | DType::F16 | DType::BF16 => unreachable!("dense types have `dense`"),
         }
     }
 }
@@ -390,24 +390,20 @@ macro_rules! by_tiles {
     }};
 }
 
-/// Adds two unpacked panels times one chunk onto `acc`: `(columns, 16)` of the first panel and, `stride`
-/// floats further, of the second.
+/// Adds unpacked blocks times the same blocks of a chunk onto `acc`: `(columns, 16)` of the first panel
+/// and, `stride` floats further, of the second.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW, VL, DQ and VNNI.
-pub(super) unsafe fn multiply(
+/// As `short`.
+unsafe fn multiply(
     layout: &Layout,
-    unpacked: &AlignedBytes,
+    w: *const u8,
     blocks: usize,
-    x: &crate::activations::ChunkView<'_>,
-    acc: &mut [f32],
+    x: X,
+    acc: *mut f32,
     stride: usize,
 ) {
-    assert!(unpacked.len() >= blocks * unpacked_bytes(layout));
-    assert!(acc.len() >= stride + x.columns * PANEL);
-    assert_eq!(x.quants.len(), blocks * layout.block_columns() * x.columns);
-    let (w, x, acc) = (unpacked.as_ptr(), X::of(x), acc.as_mut_ptr());
-    // SAFETY: the lengths were checked; the chunk's other arrays are cut by the same counts.
+    // SAFETY: passed on.
     unsafe {
         match (layout.scheme, layout.minima) {
             (Scheme::Block, false) => by_tiles!(short<false>(w, blocks, x, 0, acc, stride)),
@@ -416,6 +412,46 @@ pub(super) unsafe fn multiply(
             (Scheme::Super16, true) => by_tiles!(long < 2, true > (w, blocks, x, 8, acc, stride)),
             (Scheme::Super32, _) => by_tiles!(long < 1, true > (w, blocks, x, 4, acc, stride)),
             (Scheme::Dense, _) => unreachable!("dense types have `dense`"),
+        }
+    }
+}
+
+/// Adds both panels of `weights`, one after the other, times the columns of `chunks` onto `acc`,
+/// `(2, columns, 16)`.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL, DQ and VNNI.
+pub(super) unsafe fn pair(
+    layout: &Layout,
+    weights: &[u8],
+    x: &Activations,
+    chunks: Range<usize>,
+    acc: &mut [f32],
+) {
+    let (panel, block) = (weights.len() / 2, layout.block_bytes());
+    let (blocks, stride) = (panel / block, acc.len() / 2);
+    assert_eq!(weights.len(), 2 * blocks * block);
+    let piece = PIECE / layout.block_columns();
+    assert!(piece * unpacked_bytes(layout) <= size_of::<Unpacked>());
+    let mut unpacked = MaybeUninit::<Unpacked>::uninit();
+    let w = unpacked.as_mut_ptr().cast::<u8>();
+    for first in (0..blocks).step_by(piece) {
+        let count = piece.min(blocks - first);
+        for half in 0..2 {
+            let from = &weights[half * panel + first * block..][..count * block];
+            // SAFETY: the buffer has room for `piece` blocks of both panels.
+            unsafe { unpack_panel(layout.dtype, from.as_ptr(), count, w.add(half * 64)) };
+        }
+        for (i, chunk) in chunks.clone().enumerate() {
+            let view = x.chunk(chunk);
+            assert_eq!(view.quants.len(), blocks * layout.block_columns() * view.columns);
+            let acc = &mut acc[i * CHUNK * PANEL..];
+            assert!(acc.len() >= stride + view.columns * PANEL);
+            // SAFETY: the lengths were checked; the chunk's other arrays are cut by the same counts.
+            unsafe {
+                let x = X::of(&view).from_block(layout, first);
+                multiply(layout, w, count, x, acc.as_mut_ptr(), stride);
+            }
         }
     }
 }

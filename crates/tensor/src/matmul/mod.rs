@@ -19,7 +19,6 @@ use std::ops::Range;
 
 use crate::DType;
 use crate::activations::{Activations, CHUNK};
-use crate::aligned::AlignedBytes;
 use crate::isa::{Isa, Set};
 use crate::layout::{Layout, PANEL};
 
@@ -28,7 +27,7 @@ pub(crate) const STRIP: usize = 2;
 
 /// Below this many columns two panels are not worth unpacking.
 #[cfg(target_arch = "x86_64")]
-const UNPACKED: usize = 12;
+const UNPACKED: usize = 96;
 
 /// One or two panels of quantized weights, one after the other.
 #[derive(Clone, Copy)]
@@ -38,15 +37,13 @@ pub(crate) struct Strip<'a> {
     pub(crate) weights: &'a [u8],
 }
 
-/// Adds a strip times the columns of some chunks onto `acc`, `(panels, columns, 16)`; `unpacked` is
-/// the thread's room for weights in the form the tiles want.
+/// Adds a strip times the columns of some chunks onto `acc`, `(panels, columns, 16)`.
 #[allow(unsafe_code)]
 pub(crate) fn strip(
     isa: Isa,
     strip: Strip<'_>,
     x: &Activations,
     chunks: Range<usize>,
-    unpacked: &mut AlignedBytes,
     acc: &mut [f32],
 ) {
     let Strip { layout, panels, weights } = strip;
@@ -55,19 +52,9 @@ pub(crate) fn strip(
     let bytes = weights.len() / panels;
     #[cfg(target_arch = "x86_64")]
     if isa.set() == Set::Avx512 && panels == STRIP && stride >= UNPACKED * PANEL {
-        // SAFETY: holding the `Isa` proves the features; the kernels check the lengths.
-        unsafe { avx512_tile::unpack_pair(layout, weights, unpacked) };
-        let blocks = bytes / layout.block_bytes();
-        for (i, chunk) in chunks.enumerate() {
-            let acc = &mut acc[i * CHUNK * PANEL..];
-            // SAFETY: as above.
-            unsafe {
-                avx512_tile::multiply(layout, unpacked, blocks, &x.chunk(chunk), acc, stride);
-            }
-        }
-        return;
+        // SAFETY: holding the `Isa` proves the features; the kernel checks the lengths.
+        return unsafe { avx512_tile::pair(layout, weights, x, chunks, acc) };
     }
-    let _ = unpacked;
     for (weights, acc) in weights.chunks_exact(bytes).zip(acc.chunks_exact_mut(stride)) {
         for (chunk, acc) in chunks.clone().zip(acc.chunks_mut(CHUNK * PANEL)) {
             let x = x.chunk(chunk);

@@ -110,9 +110,14 @@ fn check(dtype: DType, rows: usize, columns: usize, tokens: usize, seed: u64) {
 fn every_kernel_gives_the_bits_of_the_oracle() {
     let mut seed = 1;
     for dtype in DType::all() {
-        for (rows, columns, tokens) in
-            [(16, 256, 1), (33, 512, 3), (48, 256, 7), (16, 1024, 65), (20, 768, 130)]
-        {
+        for (rows, columns, tokens) in [
+            (16, 256, 1),
+            (33, 512, 3),
+            (48, 256, 7),
+            (16, 1024, 65),
+            (20, 768, 130),
+            (40, 1280, 191),
+        ] {
             seed += 1;
             check(dtype, rows, columns, tokens, seed);
         }
