@@ -15,7 +15,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
+use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, TokenId};
 
 use crate::grammar::Constraint;
 use crate::logprobs::{LogprobReader, Logprobs};
@@ -229,7 +229,17 @@ impl Run<'_> {
             }
             let logits = if guesses.is_empty() { Logits::Last } else { Logits::All };
             let chunk = Chunk { sequence: self.sequence, tokens: &feed, logits };
-            let output = self.executor.step(&[chunk])?;
+            let output = match self.executor.step(&[chunk]) {
+                // Without guesses there may be a page left: they never cost an answer.
+                Err(ExecutorError::OutOfPages { .. }) if !guesses.is_empty() => {
+                    guesses.clear();
+                    feed.truncate(1);
+                    let (sequence, logits) = (self.sequence, Logits::Last);
+                    let chunk = Chunk { sequence, tokens: &feed, logits };
+                    self.executor.step(&[chunk])?
+                }
+                other => other?,
+            };
             if self.first_logits.is_none() {
                 self.first_logits = Some(Instant::now());
                 if on_event(answer.progress(answer.prompt)).is_break() {
