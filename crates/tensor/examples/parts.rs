@@ -37,7 +37,10 @@ fn main() {
     println!("add 2048: {:.2} us", 1e6 * best(|| ops::add(isa, &mut out, &x)));
     let (c, s) = (&x[..32], &x[32..64]);
     println!("rope 2048: {:.2} us", 1e6 * best(|| ops::rope_interleaved(isa, &mut out, 64, c, s)));
-    println!("rope halves 2048: {:.2} us", 1e6 * best(|| ops::rope_halves(isa, &mut out, 64, c, s)));
+    println!(
+        "rope halves 2048: {:.2} us",
+        1e6 * best(|| ops::rope_halves(isa, &mut out, 64, c, s))
+    );
     for dtype in [KvType::F16, KvType::Q8_0] {
         attention(isa, dtype);
     }

@@ -243,7 +243,12 @@ impl Bench {
             let _ = writeln!(
                 out,
                 "{:<8} {:>6} {:>8} {:>10} {:>10.1} {bytes:>8} {:>7.1} %",
-                row.test, row.tokens, row.threads, row.sequences, row.tokens_per_second, row.percent,
+                row.test,
+                row.tokens,
+                row.threads,
+                row.sequences,
+                row.tokens_per_second,
+                row.percent,
             );
         }
         out += "\nThe limit of prefill is peak arithmetic, that of decode is read bandwidth.\n";
