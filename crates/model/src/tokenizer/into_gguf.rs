@@ -12,6 +12,7 @@ use super::merge::Merger;
 use super::pieces::{META, Prefix};
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Cut, END_NAMES, Tokenizer, byte_level, split};
+use crate::error::shown;
 use crate::gguf::Header;
 use crate::{Error, Result};
 
@@ -105,8 +106,11 @@ impl Tokenizer {
                     write(bytes)
                 }
                 _ => std::str::from_utf8(bytes).map(str::to_string).map_err(|_| {
-                    let shown = bytes.escape_ascii();
-                    Error::format(FORMAT, format!("token {token}"), format!("{shown} is no UTF-8"))
+                    Error::format(
+                        FORMAT,
+                        format!("token {token}"),
+                        format!("{} is no UTF-8", shown(bytes)),
+                    )
                 })?,
             };
             texts.push(text);
