@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use yushan_abi::TokenId;
 
-use super::merge::{Alphabet, Merger, PairCollector, Run, byte_alphabet};
+use super::merge::{Alphabet, Merger, Order, PairCollector, Run, byte_alphabet};
 use super::pieces::{Pieces, byte_of_piece, write_piece};
 use super::pipeline::{Ends, Pipeline, unsupported};
 use super::special::Strip;
@@ -142,25 +142,7 @@ fn read(file: File<'_>, config: Config) -> Result<Tokenizer> {
     let byte_level = pipeline.is_byte_level();
     let words = Words { vocab: model.vocab, added: file.added_tokens };
     let vocabulary = vocabulary(model, &words, byte_level)?;
-    let mut count = 0;
-    each_merge(model.merges, &mut |_, _, _| {
-        count += 1;
-        Ok(())
-    })?;
-    let mut collector = PairCollector::new(&vocabulary, count);
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    each_merge(model.merges, &mut |number, a, b| {
-        left.clear();
-        right.clear();
-        write_word(a, byte_level, &mut left);
-        write_word(b, byte_level, &mut right);
-        if !collector.add(&left, &right) {
-            let detail = format!("{a:?} and {b:?}: they or their merge are not in the vocabulary");
-            return Err(bad_merge(number, &detail));
-        }
-        Ok(())
-    })?;
-    let order = collector.order();
+    let order = order(model, &vocabulary, byte_level)?;
     let find = |text: &str| vocabulary.find_any(text);
     let unknown = model.unk_token.as_deref().and_then(find);
     let run = if model.fuse_unk == Some(true) { Run::Fused } else { Run::Single };
@@ -209,6 +191,29 @@ fn read(file: File<'_>, config: Config) -> Result<Tokenizer> {
         chat_template: config.chat_template,
         vocabulary,
     })
+}
+
+/// The merges, each checked to be one of tokens.
+fn order(model: &Model<'_>, vocabulary: &Vocabulary, byte_level: bool) -> Result<Order> {
+    let mut count = 0;
+    each_merge(model.merges, &mut |_, _, _| {
+        count += 1;
+        Ok(())
+    })?;
+    let mut collector = PairCollector::new(vocabulary, count);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    each_merge(model.merges, &mut |number, a, b| {
+        left.clear();
+        right.clear();
+        write_word(a, byte_level, &mut left);
+        write_word(b, byte_level, &mut right);
+        if !collector.add(&left, &right) {
+            let detail = format!("{a:?} and {b:?}: they or their merge are not in the vocabulary");
+            return Err(bad_merge(number, &detail));
+        }
+        Ok(())
+    })?;
+    Ok(collector.order())
 }
 
 fn bad_merge(number: usize, detail: &str) -> Error {

@@ -25,14 +25,7 @@ impl Tokenizer {
     /// Sets the metadata for a model of `rows` tokens; ids past the vocabulary become unused ones.
     /// Returns what GGUF cannot say.
     pub(crate) fn write_gguf(&self, rows: usize, header: &mut Header) -> Result<Vec<String>> {
-        if self.vocabulary_size() > rows {
-            return Err(Error::Unsupported {
-                what: format!("{} tokens for a model of {rows}", self.vocabulary_size()),
-                expected: "the tokenizer must not have more tokens than the model; it belongs to \
-                           another one"
-                    .into(),
-            });
-        }
+        self.check_rows(rows)?;
         let mut notes = Vec::new();
         match &self.cut {
             Cut::ByteLevel { rules, nfc, add_space } => {
@@ -84,6 +77,18 @@ impl Tokenizer {
             header.set("tokenizer.chat_template", template);
         }
         Ok(notes)
+    }
+
+    fn check_rows(&self, rows: usize) -> Result<()> {
+        if self.vocabulary_size() > rows {
+            return Err(Error::Unsupported {
+                what: format!("{} tokens for a model of {rows}", self.vocabulary_size()),
+                expected: "the tokenizer must not have more tokens than the model; it belongs to \
+                           another one"
+                    .into(),
+            });
+        }
+        Ok(())
     }
 
     /// Texts and kinds of all tokens. `write` makes the file's text of the bytes of a normal token.
