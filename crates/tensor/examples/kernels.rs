@@ -38,7 +38,7 @@ fn main() {
             let mut act = Activations::new(Kind::of(ms[0].layout()), k, tokens);
             act.resize(tokens);
             for (c, x) in x.chunks_exact(k).enumerate() {
-                act.set(c, x);
+                act.set(isa, c, x);
             }
             let acts = [act];
             let mut out = vec![0f32; tokens * rows];
