@@ -36,6 +36,7 @@ const PIECE: usize = 512;
 
 /// Room for the unpacked pieces of all types.
 #[repr(align(64))]
+#[expect(dead_code)] // written and read through its address alone
 struct Unpacked([u8; 24 << 10]);
 
 /// Bytes of an unpacked block of two panels.
@@ -449,7 +450,7 @@ pub(super) unsafe fn pair(
             assert!(acc.len() >= stride + view.columns * PANEL);
             // SAFETY: the lengths were checked; the chunk's other arrays are cut by the same counts.
             unsafe {
-                let x = X::of(&view).from_block(layout, first);
+                let x = X::of(&view).at_block(layout, first);
                 multiply(layout, w, count, x, acc.as_mut_ptr(), stride);
             }
         }
