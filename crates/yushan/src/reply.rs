@@ -123,6 +123,9 @@ impl<'a> Speaker<'a> {
         let outcome = generate(&mut self.engine, draft, &self.tokenizer, request, &mut on_event)?;
         page.end()?;
         self.last = Some((outcome.clone(), sampling));
+        if flags.stats {
+            eprint!("{}", self.stats());
+        }
         Ok(outcome)
     }
 
