@@ -15,7 +15,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, TokenId};
+use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId};
 
 use crate::grammar::Constraint;
 use crate::logprobs::{LogprobReader, Logprobs};
@@ -246,17 +246,8 @@ impl Run<'_> {
                     return Ok(Finish::Cancelled);
                 }
             }
-            answer.counts.drafted += guesses.len();
-            for row in 0..output.rows() {
-                let (token, finish) = answer.take(output.row(row), on_event)?;
-                let right = guesses.get(row) == Some(&token);
-                answer.counts.accepted += usize::from(right);
-                if let Some(finish) = finish {
-                    return Ok(finish);
-                }
-                if !right {
-                    break;
-                }
+            if let Some(finish) = answer.take_all(output, &guesses, on_event)? {
+                return Ok(finish);
             }
             // All of the history but the newest token has been fed; wrong guesses go.
             let fed = self.length + feed.len();
@@ -415,6 +406,25 @@ impl<'a> Answer<'a> {
             _ => None,
         };
         on_event(Event::Echo { id, text: &self.readable, logprobs })
+    }
+
+    /// Takes tokens as long as they are the guessed ones, and the one after them.
+    fn take_all(
+        &mut self,
+        output: StepOutput<'_>,
+        guesses: &[TokenId],
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<Finish>> {
+        self.counts.drafted += guesses.len();
+        for row in 0..output.rows() {
+            let (token, finish) = self.take(output.row(row), on_event)?;
+            let right = guesses.get(row) == Some(&token);
+            self.counts.accepted += usize::from(right);
+            if finish.is_some() || !right {
+                return Ok(finish);
+            }
+        }
+        Ok(None)
     }
 
     /// Chooses a token from `logits` and shows it; says whether, and why, it is the last.
