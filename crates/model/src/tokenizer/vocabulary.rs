@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// What a token is for; the values are GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum TokenKind {
+pub(super) enum TokenKind {
     /// Text.
     Normal = 1,
     /// Stands for what cannot be written in the vocabulary.
