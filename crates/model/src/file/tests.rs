@@ -238,6 +238,15 @@ fn what_a_config_must_not_say_is_named() {
 }
 
 #[test]
+fn a_member_of_the_config_that_stands_twice_is_refused() {
+    let folder = folder(&config(), &tensors(false, false));
+    let text = config().to_string().replacen('{', "{\"hidden_size\":16,", 1);
+    std::fs::write(folder.path().join("config.json"), text).unwrap();
+    let message = ModelFile::open(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("config.json: hidden_size: the member stands twice"), "{message}");
+}
+
+#[test]
 fn unknown_tensors_are_refused_and_a_tied_head_is_not_read() {
     let mut list = tensors(false, false);
     let tied = with(&json!({"tie_word_embeddings": true}));
