@@ -104,3 +104,12 @@ impl Error {
         Error::Format { format, field: field.into(), detail: detail.into() }
     }
 }
+
+/// Bytes from a file as a message shows them: escaped, and only the first ones.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let (first, dots) = match bytes.get(..40) {
+        Some(first) if bytes.len() > 40 => (first, "…"),
+        _ => (bytes, ""),
+    };
+    format!("\"{}\"{dots}", first.escape_ascii())
+}

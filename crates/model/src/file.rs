@@ -65,6 +65,27 @@ impl ModelFile {
         ModelFile::read_llama2c(map, path)
     }
 
+    /// Reads a GGUF or llama2.c file that is in memory: for tests and fuzzing.
+    pub fn parse(bytes: Vec<u8>) -> Result<ModelFile> {
+        match Gguf::is_magic(&bytes) {
+            true => ModelFile::from_gguf(Gguf::parse(bytes)?, Path::new("")),
+            false => ModelFile::read_llama2c(Mapping::from_bytes(bytes), Path::new("")),
+        }
+    }
+
+    /// Reads a `config.json` and safetensors files that are in memory: for tests and fuzzing.
+    pub fn parse_safetensors(config: &[u8], files: Vec<Vec<u8>>) -> Result<ModelFile> {
+        let files = files.into_iter().map(|bytes| Arc::new(Mapping::from_bytes(bytes))).collect();
+        let (config, tensors) = hugging_face::read(config, files)?;
+        Ok(ModelFile {
+            format: Format::Safetensors,
+            path: PathBuf::new(),
+            config,
+            metadata: None,
+            tensors,
+        })
+    }
+
     /// The format it was read from.
     pub fn format(&self) -> Format {
         self.format

@@ -15,7 +15,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
+use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId};
 
 use crate::grammar::Constraint;
 use crate::logprobs::{LogprobReader, Logprobs};
@@ -229,24 +229,25 @@ impl Run<'_> {
             }
             let logits = if guesses.is_empty() { Logits::Last } else { Logits::All };
             let chunk = Chunk { sequence: self.sequence, tokens: &feed, logits };
-            let output = self.executor.step(&[chunk])?;
+            let output = match self.executor.step(&[chunk]) {
+                // Without guesses there may be a page left: they never cost an answer.
+                Err(ExecutorError::OutOfPages { .. }) if !guesses.is_empty() => {
+                    guesses.clear();
+                    feed.truncate(1);
+                    let (sequence, logits) = (self.sequence, Logits::Last);
+                    let chunk = Chunk { sequence, tokens: &feed, logits };
+                    self.executor.step(&[chunk])?
+                }
+                other => other?,
+            };
             if self.first_logits.is_none() {
                 self.first_logits = Some(Instant::now());
                 if on_event(answer.progress(answer.prompt)).is_break() {
                     return Ok(Finish::Cancelled);
                 }
             }
-            answer.counts.drafted += guesses.len();
-            for row in 0..output.rows() {
-                let (token, finish) = answer.take(output.row(row), on_event)?;
-                let right = guesses.get(row) == Some(&token);
-                answer.counts.accepted += usize::from(right);
-                if let Some(finish) = finish {
-                    return Ok(finish);
-                }
-                if !right {
-                    break;
-                }
+            if let Some(finish) = answer.take_all(output, &guesses, on_event)? {
+                return Ok(finish);
             }
             // All of the history but the newest token has been fed; wrong guesses go.
             let fed = self.length + feed.len();
@@ -405,6 +406,25 @@ impl<'a> Answer<'a> {
             _ => None,
         };
         on_event(Event::Echo { id, text: &self.readable, logprobs })
+    }
+
+    /// Takes tokens as long as they are the guessed ones, and the one after them.
+    fn take_all(
+        &mut self,
+        output: StepOutput<'_>,
+        guesses: &[TokenId],
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<Finish>> {
+        self.counts.drafted += guesses.len();
+        for row in 0..output.rows() {
+            let (token, finish) = self.take(output.row(row), on_event)?;
+            let right = guesses.get(row) == Some(&token);
+            self.counts.accepted += usize::from(right);
+            if finish.is_some() || !right {
+                return Ok(finish);
+            }
+        }
+        Ok(None)
     }
 
     /// Chooses a token from `logits` and shows it; says whether, and why, it is the last.

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{Error, Result};
 
 /// What is called with the name and the text of a member.
-type EachMember<'f, 'a> = &'f mut dyn FnMut(&str, &'a RawValue) -> Result<()>;
+type EachMember<'f, 'a> = &'f mut dyn FnMut(Cow<'a, str>, &'a RawValue) -> Result<()>;
 
 /// An object whose syntax has been checked.
 #[derive(Clone, Copy)]
@@ -83,7 +83,7 @@ impl<'a> Object<'a> {
     ) -> Result<Option<([usize; N], usize)>> {
         let Some(raw) = self.raw(name)? else { return Ok(None) };
         let (mut numbers, mut count) = ([0; N], 0);
-        self.elements(name, raw, &mut |element| {
+        elements(self.format, name, raw, &mut |element| {
             let number = serde_json::from_str(element.get()).ok();
             let (Some(slot), Some(number)) = (numbers.get_mut(count), number) else {
                 return Err(self.wrong(name, raw, &format!("at most {N} whole numbers")));
@@ -98,7 +98,7 @@ impl<'a> Object<'a> {
     /// The strings of a list, one by one; says whether the list is there.
     pub(crate) fn strings(&self, name: &str, each: &mut dyn FnMut(&str)) -> Result<bool> {
         let Some(raw) = self.raw(name)? else { return Ok(false) };
-        self.elements(name, raw, &mut |element| {
+        elements(self.format, name, raw, &mut |element| {
             match serde_json::from_str::<Text<'_>>(element.get()) {
                 Ok(text) => each(&text.0),
                 Err(_) => return Err(self.wrong(name, raw, "a list of strings")),
@@ -109,37 +109,16 @@ impl<'a> Object<'a> {
     }
 
     /// Calls `member` for each.
-    pub(crate) fn each(&self, member: EachMember<'_, 'a>) -> Result<()> {
-        let mut failed = None;
-        let walk = Walk { member, failed: &mut failed };
-        let mut json = serde_json::Deserializer::from_str(self.text);
-        let done = json.deserialize_map(walk).and_then(|()| json.end());
-        match (failed, done) {
-            (Some(error), _) => Err(error),
-            (None, Err(error)) => Err(Error::format(self.format, "JSON", error.to_string())),
-            (None, Ok(())) => Ok(()),
-        }
+    pub(crate) fn each(
+        &self,
+        member: &mut dyn FnMut(&str, &'a RawValue) -> Result<()>,
+    ) -> Result<()> {
+        members(self.format, self.text, &mut |name, raw| member(&name, raw))
     }
 
     /// An error about a member.
     pub(crate) fn error(&self, name: &str, detail: impl Into<String>) -> Error {
         Error::format(self.format, name, detail)
-    }
-
-    fn elements(
-        &self,
-        name: &str,
-        raw: &'a RawValue,
-        element: &mut dyn FnMut(&'a RawValue) -> Result<()>,
-    ) -> Result<()> {
-        let mut failed = None;
-        let walk = Elements { element, failed: &mut failed };
-        let done = serde_json::Deserializer::from_str(raw.get()).deserialize_seq(walk);
-        match (failed, done) {
-            (Some(error), _) => Err(error),
-            (None, Err(_)) => Err(self.wrong(name, raw, "a list")),
-            (None, Ok(())) => Ok(()),
-        }
     }
 
     fn read<T: Deserialize<'a>>(&self, name: &str, expected: &str) -> Result<Option<T>> {
@@ -166,15 +145,53 @@ impl<'a> Object<'a> {
     }
 
     fn wrong(&self, name: &str, raw: &RawValue, expected: &str) -> Error {
-        let text = raw.get();
-        let shown = &text[..text.floor_char_boundary(60)];
-        let dots = if shown.len() < text.len() { "…" } else { "" };
-        self.error(name, format!("{shown}{dots}, expected {expected}"))
+        wrong(self.format, name, raw, expected)
     }
 }
 
+/// Calls `member` for each member of the object that `text` is.
+pub(crate) fn members<'a>(
+    format: &'static str,
+    text: &'a str,
+    member: EachMember<'_, 'a>,
+) -> Result<()> {
+    let mut failed = None;
+    let walk = Walk { member, failed: &mut failed };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let done = json.deserialize_map(walk).and_then(|()| json.end());
+    match (failed, done) {
+        (Some(error), _) => Err(error),
+        (None, Err(error)) => Err(Error::format(format, "JSON", error.to_string())),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+/// Calls `element` for each element of the list that is the member `name`.
+pub(crate) fn elements<'a>(
+    format: &'static str,
+    name: &str,
+    raw: &'a RawValue,
+    element: &mut dyn FnMut(&'a RawValue) -> Result<()>,
+) -> Result<()> {
+    let mut failed = None;
+    let walk = Elements { element, failed: &mut failed };
+    let done = serde_json::Deserializer::from_str(raw.get()).deserialize_seq(walk);
+    match (failed, done) {
+        (Some(error), _) => Err(error),
+        (None, Err(_)) => Err(wrong(format, name, raw, "a list")),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+fn wrong(format: &'static str, name: &str, raw: &RawValue, expected: &str) -> Error {
+    let text = raw.get();
+    let shown = &text[..text.floor_char_boundary(60)];
+    let dots = if shown.len() < text.len() { "…" } else { "" };
+    Error::format(format, name, format!("{shown}{dots}, expected {expected}"))
+}
+
 /// A string, borrowed where it holds no escapes.
-struct Text<'a>(Cow<'a, str>);
+pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -228,7 +245,7 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
         while let Some(key) = map.next_key_seed(Key)? {
             let raw = map.next_value()?;
             if self.failed.is_none()
-                && let Err(error) = (self.member)(&key, raw)
+                && let Err(error) = (self.member)(key, raw)
             {
                 *self.failed = Some(error);
             }

@@ -11,6 +11,7 @@ pub mod dtype;
 pub mod isa;
 pub mod kv;
 pub mod layout;
+pub mod limits;
 pub mod linear;
 mod matmul;
 pub mod ops;

@@ -75,12 +75,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
-/// The chain of causes in one line, without those that an outer message quotes already.
+/// The chain of causes in one line. Messages often name the file themselves or quote their cause:
+/// what the line says already is not said again.
 pub(crate) fn line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        if !line.contains(&text) {
+        if text.starts_with(&line) {
+            line = text;
+        } else if !line.contains(&text) {
             let between = if line.is_empty() { "" } else { ": " };
             line = format!("{line}{between}{text}");
         }
@@ -96,13 +99,14 @@ mod tests {
     fn errors_become_one_line_and_a_code() {
         let io = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         let memory = Error::Memory { what: "KV".into(), asked: 2, limit: 1, hint: "less".into() };
-        let cases: [(anyhow::Error, u8, &str); 6] = [
+        let cases: [(anyhow::Error, u8, &str); 7] = [
             (Error::io("model.gguf", io()).into(), 1, "model.gguf: permission denied"),
             (Error::format("GGUF", "version", "9").into(), 3, "GGUF: version: 9"),
             (Error::Grammar("line 1\n  line 2\n".into()).into(), 3, "grammar: line 1; line 2"),
             (memory.into(), 4, "2 bytes needed for KV, but the bound is 1: less"),
             (anyhow::anyhow!("inner").context("outer"), 1, "outer: inner"),
             (BadFile("no such file".into()).into(), 3, "no such file"),
+            (anyhow::anyhow!("a.gguf: damaged").context("a.gguf"), 1, "a.gguf: damaged"),
         ];
         for (error, expected, text) in cases {
             assert_eq!((number(&error), line(&error).as_str()), (expected, text));

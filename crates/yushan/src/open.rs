@@ -12,12 +12,13 @@ use crate::hub;
 /// Opens a file by its path, a pulled model's name, or its name on a hub.
 pub(crate) fn model(name: &str) -> Result<ModelFile> {
     let path = hub::resolve(name)?;
-    Ok(ModelFile::open(&path)?)
+    ModelFile::open(&path).with_context(|| path.display().to_string())
 }
 
 /// The tokenizer of a file, or the one kept apart.
 pub(crate) fn tokenizer(file: &ModelFile, apart: Option<&Path>) -> Result<Tokenizer> {
-    Ok(file.tokenizer(apart)?)
+    let from = apart.unwrap_or(file.path());
+    file.tokenizer(apart).with_context(|| from.display().to_string())
 }
 
 /// A text file from a flag, or stdin for `-`.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 use yushan_abi::{Executor, TokenId};
+use yushan_model::Config;
 use yushan_model::chat::{ChatTemplate, Message};
 use yushan_model::engine::Engine;
 use yushan_model::generate::{Event, Finish, Outcome, Request, generate};
@@ -52,9 +53,13 @@ impl<'a> Speaker<'a> {
             None if flags.system.is_some() => Some(ChatTemplate::new(None, &tokenizer)?),
             _ => None,
         };
-        let vocabulary = file.config().vocabulary;
+        let options = flags.engine.options(&file);
+        let Config { vocabulary, context, .. } = *file.config();
+        if options.context > context {
+            eprintln!("warning: the model was trained for contexts of {context} tokens");
+        }
         let constraint = form::constraint(&flags.form, &tokenizer, vocabulary)?;
-        let engine = Engine::load(&file, &flags.engine.options(&file))?;
+        let engine = Engine::load(&file, &options)?;
         let draft = flags.guessing.draft.as_deref().map(|name| load_draft(name, flags, &engine));
         Ok(Speaker {
             flags,
@@ -118,6 +123,9 @@ impl<'a> Speaker<'a> {
         let outcome = generate(&mut self.engine, draft, &self.tokenizer, request, &mut on_event)?;
         page.end()?;
         self.last = Some((outcome.clone(), sampling));
+        if flags.stats {
+            eprint!("{}", self.stats());
+        }
         Ok(outcome)
     }
 

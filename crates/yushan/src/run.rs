@@ -104,9 +104,6 @@ impl Run {
         let Some(prompt) = prompt else { return chat::talk(&mut speaker, &interrupt) };
         let tokens = speaker.encode_prompt(&prompt)?;
         let outcome = speaker.reply(&tokens, &interrupt)?;
-        if self.stats {
-            eprint!("{}", speaker.stats());
-        }
         if outcome.finish == Finish::Cancelled { Err(Interrupted.into()) } else { Ok(()) }
     }
 }

@@ -190,6 +190,8 @@ struct Narrow<E> {
     cached: usize,
     largest: usize,
     fails_at: usize,
+    /// No page is left for guesses.
+    tight: bool,
     steps: usize,
 }
 
@@ -227,7 +229,8 @@ impl<E: Executor> Executor for Narrow<E> {
         batch: &[Chunk<'_>],
     ) -> std::result::Result<yushan_abi::StepOutput<'_>, yushan_abi::ExecutorError> {
         self.steps += 1;
-        if self.steps == self.fails_at {
+        let guessed = self.tight && batch.iter().any(|chunk| chunk.logits == Logits::All);
+        if self.steps == self.fails_at || guessed {
             return Err(yushan_abi::ExecutorError::OutOfPages { asked: 1, available: 0, total: 4 });
         }
         self.largest = self.largest.max(batch.iter().map(|chunk| chunk.tokens.len()).sum());
@@ -259,7 +262,7 @@ impl<E: Executor> Executor for Narrow<E> {
 
 fn narrow(script: Script, rows: usize, cached: usize, fails_at: usize) -> Narrow<Scripted<Script>> {
     let inner = Scripted::new(vocabulary(), 256, script);
-    Narrow { inner, rows, cached, largest: 0, fails_at, steps: 0 }
+    Narrow { inner, rows, cached, largest: 0, fails_at, tight: false, steps: 0 }
 }
 
 #[test]
@@ -374,6 +377,29 @@ fn right_guesses_save_steps() {
     assert_eq!(outcome.text, text);
     assert!(outcome.counts.accepted >= 10, "{:?}", outcome.counts);
     assert!(executor.steps <= 7, "{} steps", executor.steps);
+}
+
+#[test]
+fn guesses_that_find_no_memory_do_not_cost_the_answer() {
+    let prompt = ids("abcabcabc");
+    for (tight, draft_fails_at) in [(true, 0), (false, 1), (false, 2), (false, 3)] {
+        for speculation in
+            [Speculation::PromptLookup { ngram: 3, most: 4 }, Speculation::Draft { most: 4 }]
+        {
+            let mut executor = narrow(says("abcabcabcabc", 9), 64, 0, 0);
+            executor.tight = tight;
+            let mut draft = narrow(says("abcabcabcabc", 9), 4, 0, draft_fails_at);
+            let request = Request { speculation, ..greedy(&prompt) };
+            let outcome =
+                generate(&mut executor, Some(&mut draft), &test_tokenizer(), request, &mut |_| {
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+            assert_eq!(outcome.text, "abcabcabcabc");
+            assert_eq!(executor.usage().sequences + draft.usage().sequences, 0);
+            assert_eq!(outcome.counts.accepted > 0, !tight);
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

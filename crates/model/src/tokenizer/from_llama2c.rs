@@ -19,7 +19,7 @@ impl Tokenizer {
         reader.u32("max_token_length")?;
         // Each token takes at least 8 bytes, so a wrong number cannot ask for much memory.
         let room = vocabulary.min(bytes.len() / 8);
-        let mut builder = Builder::new(FORMAT, room);
+        let mut builder = Builder::new(FORMAT, room, bytes.len() - 8 * room);
         for token in 0..vocabulary {
             let score = f32::from_bits(reader.u32(&format!("score of token {token}"))?);
             let piece = reader.piece(token)?;

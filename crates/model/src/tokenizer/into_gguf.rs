@@ -12,6 +12,7 @@ use super::merge::Merger;
 use super::pieces::{META, Prefix};
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Cut, END_NAMES, Tokenizer, byte_level, split};
+use crate::error::shown;
 use crate::gguf::Header;
 use crate::{Error, Result};
 
@@ -24,14 +25,7 @@ impl Tokenizer {
     /// Sets the metadata for a model of `rows` tokens; ids past the vocabulary become unused ones.
     /// Returns what GGUF cannot say.
     pub(crate) fn write_gguf(&self, rows: usize, header: &mut Header) -> Result<Vec<String>> {
-        if self.vocabulary_size() > rows {
-            return Err(Error::Unsupported {
-                what: format!("{} tokens for a model of {rows}", self.vocabulary_size()),
-                expected: "the tokenizer must not have more tokens than the model; it belongs to \
-                           another one"
-                    .into(),
-            });
-        }
+        self.check_rows(rows)?;
         let mut notes = Vec::new();
         match &self.cut {
             Cut::ByteLevel { rules, nfc, add_space } => {
@@ -85,6 +79,18 @@ impl Tokenizer {
         Ok(notes)
     }
 
+    fn check_rows(&self, rows: usize) -> Result<()> {
+        if self.vocabulary_size() > rows {
+            return Err(Error::Unsupported {
+                what: format!("{} tokens for a model of {rows}", self.vocabulary_size()),
+                expected: "the tokenizer must not have more tokens than the model; it belongs to \
+                           another one"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+
     /// Texts and kinds of all tokens. `write` makes the file's text of the bytes of a normal token.
     fn write_tokens(
         &self,
@@ -105,8 +111,11 @@ impl Tokenizer {
                     write(bytes)
                 }
                 _ => std::str::from_utf8(bytes).map(str::to_string).map_err(|_| {
-                    let shown = bytes.escape_ascii();
-                    Error::format(FORMAT, format!("token {token}"), format!("{shown} is no UTF-8"))
+                    Error::format(
+                        FORMAT,
+                        format!("token {token}"),
+                        format!("{} is no UTF-8", shown(bytes)),
+                    )
                 })?,
             };
             texts.push(text);

@@ -36,7 +36,7 @@ const PIECE: usize = 512;
 
 /// Room for the unpacked pieces of all types.
 #[repr(align(64))]
-struct Unpacked([u8; 24 << 10]);
+struct Unpacked(#[allow(dead_code, reason = "only its address is used")] [u8; 24 << 10]);
 
 /// Bytes of an unpacked block of two panels.
 const fn unpacked_bytes(layout: &Layout) -> usize {
