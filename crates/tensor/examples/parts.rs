@@ -26,7 +26,7 @@ fn main() {
     for dtype in [DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q4_K, DType::Q6_K, DType::Q2_K] {
         let mut a = Activations::new(Kind::of(&Layout::of(dtype)), 2048, 512);
         a.resize(512);
-        let seconds = best(|| (0..100).for_each(|c| a.set(c, &x))) / 100.0;
+        let seconds = best(|| (0..100).for_each(|c| a.set(isa, c, &x))) / 100.0;
         println!("quantize 2048 for {dtype}: {:.2} us", seconds * 1e6);
     }
     let (mut out, mut long) = (x.clone(), vec![0.5f32; 5632]);

@@ -81,7 +81,8 @@ pub struct Activations {
     /// `[chunk][block][column]`
     scales: Vec<f32>,
     /// `[chunk][group][column]`: two i16, `-zero` times the sums of the elements with `k % 4` in
-    /// {0, 1} and in {2, 3}: what an i16 accumulator pair of a kernel starts from.
+    /// {0, 1} and in {2, 3}: what an i16 accumulator pair of a kernel starts from. Only where the
+    /// instruction set adds pairs.
     offsets: Vec<u32>,
     /// `[chunk][group][column]`: `-start` times the sum: what a 32-bit accumulator starts from.
     starts: Vec<i32>,
@@ -187,9 +188,9 @@ impl Activations {
     }
 
     /// Quantizes `x`, `(length)`, into column `column`.
-    pub fn set(&mut self, column: usize, x: &[f32]) {
+    pub fn set(&mut self, isa: Isa, column: usize, x: &[f32]) {
         // SAFETY: `&mut self` makes this the only writer.
-        unsafe { self.writer().set(Isa::best(), column, x) };
+        unsafe { self.writer().set(isa, column, x) };
     }
 }
 
@@ -227,66 +228,76 @@ impl Writer<'_> {
             return;
         }
         let mut quants = [0i8; 256];
+        let mut sums = [0i32; 16];
         for (b, values) in x.chunks_exact(block).enumerate() {
-            let d = quantize(isa, values, &mut quants[..block]);
+            let quants = &mut quants[..block];
+            let d = quantize(isa, values, quants, &mut sums);
             // SAFETY: every index is below columns x (its share of length): see `chunk`, which cuts
             // the same arrays with bounds checks.
             unsafe {
                 let blocks = self.length / block;
                 *self.scales.add(first * blocks + b * width + at) = d;
-                for (s, sub) in quants[..block].chunks_exact(SUB).enumerate() {
+                for (s, sub) in quants.as_chunks::<SUB>().0.iter().enumerate() {
                     let sub_at = first * self.length + ((b * block / SUB + s) * width + at) * SUB;
-                    std::ptr::copy_nonoverlapping(sub.as_ptr(), self.quants.add(sub_at), SUB);
+                    self.quants.add(sub_at).cast::<[i8; SUB]>().write(*sub);
                 }
-                self.set_sums(&quants[..block], b, d, (first, width, at));
+                if isa.adds_pairs() {
+                    self.set_offsets(quants, b, (first, width, at));
+                }
+                self.set_sums(&sums[..block / 16], b, d, (first, width, at));
             }
         }
     }
 
-    /// The sums of one block; `place` is (first column, columns, column) of the chunk.
+    /// The offsets of one block; `place` is (first column, columns, column) of the chunk.
     ///
     /// # Safety
     /// As `set`.
-    unsafe fn set_sums(&self, quants: &[i8], b: usize, d: f32, place: (usize, usize, usize)) {
+    unsafe fn set_offsets(&self, quants: &[i8], b: usize, place: (usize, usize, usize)) {
         let (first, width, at) = place;
         let (block, group) = (self.kind.block(), self.kind.group());
-        if self.kind.zero != 0 {
-            let groups = self.length / group;
-            for (g, values) in quants.chunks_exact(group).enumerate() {
-                let mut pair = [0i16; 2];
-                for four in values.chunks_exact(4) {
-                    pair[0] += i16::from(four[0]) + i16::from(four[1]);
-                    pair[1] += i16::from(four[2]) + i16::from(four[3]);
-                }
-                let pair = pair.map(|sum| sum.wrapping_mul(-self.kind.zero as i16));
-                let to = first * groups + (b * (block / group) + g) * width + at;
-                // SAFETY: as in `set`.
-                unsafe { *self.offsets.add(to) = pair_bits(pair) };
-            }
+        if self.kind.zero == 0 {
+            return;
         }
+        let groups = self.length / group;
+        for (g, values) in quants.chunks_exact(group).enumerate() {
+            let mut pair = [0i16; 2];
+            for four in values.chunks_exact(4) {
+                pair[0] += i16::from(four[0]) + i16::from(four[1]);
+                pair[1] += i16::from(four[2]) + i16::from(four[3]);
+            }
+            let pair = pair.map(|sum| sum.wrapping_mul(-self.kind.zero as i16));
+            let to = first * groups + (b * (block / group) + g) * width + at;
+            // SAFETY: as in `set`.
+            unsafe { *self.offsets.add(to) = pair_bits(pair) };
+        }
+    }
+
+    /// Starts and sums of one block from the sums of 16 quants each.
+    ///
+    /// # Safety
+    /// As `set`.
+    unsafe fn set_sums(&self, sums: &[i32], b: usize, d: f32, place: (usize, usize, usize)) {
+        let (first, width, at) = place;
+        let (block, group) = (self.kind.block(), self.kind.group());
         if self.kind.start() != 0 {
             let groups = self.length / group;
-            for (g, values) in quants.chunks_exact(group).enumerate() {
-                let sum: i32 = values.iter().map(|&q| i32::from(q)).sum();
+            for (g, sums) in sums.chunks_exact(group / 16).enumerate() {
                 let to = first * groups + (b * (block / group) + g) * width + at;
                 // SAFETY: as in `set`.
-                unsafe { *self.starts.add(to) = -self.kind.start() * sum };
+                unsafe { *self.starts.add(to) = -self.kind.start() * sums.iter().sum::<i32>() };
             }
         }
         let words = self.kind.sum_words();
-        if words == 0 {
-            return;
-        }
-        let sum = |values: &[i8]| values.iter().map(|&q| i16::from(q)).sum::<i16>();
         let to = first * (self.length / block) * words + (b * width + at) * words;
         for w in 0..words {
             let word = match self.kind.scheme {
-                Scheme::Block => (d * f32::from(sum(quants))).to_bits(),
-                _ => {
-                    let part = block / (2 * words);
-                    let pair = &quants[2 * w * part..][..2 * part];
-                    pair_bits([sum(&pair[..part]), sum(&pair[part..])])
+                Scheme::Block => (d * (sums[0] + sums[1]) as f32).to_bits(),
+                Scheme::Super32 => {
+                    let four = &sums[4 * w..][..4];
+                    pair_bits([(four[0] + four[1]) as i16, (four[2] + four[3]) as i16])
                 }
+                _ => pair_bits([sums[2 * w] as i16, sums[2 * w + 1] as i16]),
             };
             // SAFETY: as in `set`.
             unsafe { *self.sums.add(to + w) = word };
@@ -299,26 +310,31 @@ fn pair_bits(pair: [i16; 2]) -> u32 {
 }
 
 multiversion! {
-    /// Quantizes one block; gives its scale. Rounds half to even by adding and taking away
-    /// 1.5 * 2^23, which every instruction set does alike.
-    fn quantize(x: &[f32], quants: &mut [i8]) -> f32 {
+    /// Quantizes one block; gives its scale and the sums of 16 quants each. Rounds half to even by
+    /// adding and taking away 1.5 * 2^23, which every instruction set does alike.
+    fn quantize(x: &[f32], quants: &mut [i8], sums: &mut [i32; 16]) -> f32 {
         const MAGIC: f32 = 12_582_912.0;
         let mut lanes = [0f32; 32];
-        for part in x.chunks_exact(32) {
+        for part in x.as_chunks::<32>().0 {
             for (lane, v) in lanes.iter_mut().zip(part) {
                 let size = v.abs();
                 *lane = if size > *lane { size } else { *lane };
             }
         }
-        let mut peak = 0f32;
-        for lane in lanes {
-            peak = if lane > peak { lane } else { peak };
+        for half in [16, 8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+            }
         }
+        let peak = lanes[0];
         let inverse = if peak > 0.0 { 127.0 / peak } else { 0.0 };
         // Where 127 / max overflows (max below 4e-37) or max is infinite the block counts as zero.
         let inverse = if inverse.is_finite() && peak.is_finite() { inverse } else { 0.0 };
         for (q, v) in quants.iter_mut().zip(x) {
             *q = (v * inverse + MAGIC).to_bits() as i8;
+        }
+        for (sum, quants) in sums.iter_mut().zip(quants.as_chunks::<16>().0) {
+            *sum = quants.iter().map(|&q| i32::from(q)).sum();
         }
         if inverse == 0.0 { 0.0 } else { peak / 127.0 }
     }

@@ -77,6 +77,15 @@ impl Isa {
         }
     }
 
+    /// Whether 8-bit kernels sum pairs of products in 16 bits.
+    pub(crate) fn adds_pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Set::Avx2 {
+            return true;
+        }
+        false
+    }
+
     pub(crate) fn set(self) -> Set {
         self.0
     }

@@ -18,8 +18,8 @@ use crate::{Pool, ops};
 /// Chunks a region is cut into: enough that a slow thread holds little back.
 const CHUNKS: usize = 16;
 
-/// Bytes of quantized activations that stay in the second-level cache beside two unpacked panels.
-const SPAN: usize = 448 << 10;
+/// Most chunks of columns that a strip of weights is multiplied with before the next strip.
+const SPAN: usize = 3;
 
 /// Below this many bytes of weights times rows a region is not worth waking anybody.
 const SERIAL: usize = 16 << 10;
@@ -89,23 +89,56 @@ impl Target {
         (panels, columns): (Range<usize>, Range<usize>),
         acc: &mut [f32],
     ) {
-        let each = columns.len() * PANEL;
-        for (panel, acc) in panels.zip(acc.chunks_exact_mut(each)) {
+        for (panel, acc) in panels.zip(acc.chunks_exact_mut(columns.len() * PANEL)) {
             let first = panel * PANEL;
             let rows = PANEL.min(matrix.rows() - first);
-            for (column, values) in columns.clone().zip(acc.chunks_exact_mut(PANEL)) {
-                let values = &mut values[..rows];
-                if let Some(bias) = bias {
-                    ops::add(isa, values, &bias[first..][..rows]);
-                }
-                let at = column * matrix.rows() + first;
-                assert!(at + rows <= self.length);
-                // SAFETY: in range by the assertion; exclusive by contract.
-                let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), rows) };
-                if self.add {
-                    ops::add(isa, out, values);
+            let stripe = Stripe {
+                start: self.start.wrapping_add(columns.start * matrix.rows() + first),
+                stride: matrix.rows(),
+                rows,
+                add: self.add,
+            };
+            assert!((columns.end - 1) * matrix.rows() + first + rows <= self.length);
+            // SAFETY: in range by the assertion; exclusive by contract.
+            unsafe { stripe.store(isa, bias.map(|bias| &bias[first..][..rows]), acc) };
+        }
+    }
+}
+
+/// The rows of one panel in an output: `rows` floats, `stride` floats from one column to the next.
+#[derive(Clone, Copy)]
+struct Stripe {
+    start: *mut f32,
+    stride: usize,
+    rows: usize,
+    add: bool,
+}
+
+impl Stripe {
+    /// Stores `acc (columns, 16)`.
+    ///
+    /// # Safety
+    /// The stripe is valid for as many columns, and nobody else touches it.
+    unsafe fn store(self, isa: Isa, bias: Option<&[f32]>, acc: &mut [f32]) {
+        if let Some(bias) = bias {
+            for values in acc.chunks_exact_mut(PANEL) {
+                ops::add(isa, &mut values[..self.rows], bias);
+            }
+        }
+        for (c, values) in acc.as_chunks::<PANEL>().0.iter().enumerate() {
+            let at = self.start.wrapping_add(c * self.stride);
+            // SAFETY: by contract; a full panel as one array, which compiles to a few moves.
+            unsafe {
+                if self.rows == PANEL {
+                    let out = &mut *at.cast::<[f32; PANEL]>();
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out = if self.add { *out + value } else { *value };
+                    }
                 } else {
-                    out.copy_from_slice(values);
+                    let out = std::slice::from_raw_parts_mut(at, self.rows);
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out = if self.add { *out + value } else { *value };
+                    }
                 }
             }
         }
@@ -153,9 +186,11 @@ impl Input<'_> {
         strip(isa, Strip { layout, panels, weights }, x, chunks, acc);
     }
 
-    /// The spans of columns that are worked on one after the other.
-    fn spans(&self, matrix: &Matrix) -> impl Iterator<Item = Range<usize>> {
-        let (tokens, span) = (self.tokens, CHUNK * (SPAN / (CHUNK * matrix.columns())).clamp(1, 4));
+    /// The spans of columns that are worked on one after the other: all about as long.
+    fn spans(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let tokens = self.tokens;
+        let chunks = tokens.div_ceil(CHUNK);
+        let span = CHUNK * chunks.div_ceil(chunks.div_ceil(SPAN).max(1)).max(1);
         (0..tokens.div_ceil(span)).map(move |i| i * span..tokens.min((i + 1) * span))
     }
 }
@@ -202,7 +237,7 @@ pub fn products(pool: &mut Pool, isa: Isa, input: Input<'_>, jobs: &mut [Product
                 let mine =
                     share.start.clamp(first, end) - first..share.end.clamp(first, end) - first;
                 first = end;
-                for columns in input.spans(matrix) {
+                for columns in input.spans() {
                     for strip in mine.clone() {
                         let panels = panels(matrix, strip);
                         let span = columns.clone();
@@ -232,7 +267,7 @@ pub fn gated(
     let chunks = region(total, gate.bytes() + up.bytes(), input.tokens);
     pool.run(chunks, &|chunk, _| {
         ROOM.with_borrow_mut(|Room { acc, other }| {
-            for columns in input.spans(gate) {
+            for columns in input.spans() {
                 for strip in share(total, chunk, chunks) {
                     let panels = panels(gate, strip);
                     let span = columns.clone();

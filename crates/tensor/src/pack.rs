@@ -3,8 +3,10 @@
 //! The key decision: no number changes. Quants, scales and minima are moved (6-bit scales widened to
 //! bytes), so a packed matrix is the file's matrix, exactly. Packing runs in parallel over panels and
 //! is part of the load time; types whose bytes only need transposing (Q8_0, Q4_0, halves) do just that.
+#![allow(unsafe_code)] // the dispatch inside `multiversion!` and the panels handed to threads
 
 use crate::aligned::AlignedBytes;
+use crate::isa::{Isa, multiversion};
 use crate::layout::{Layout, PANEL, SUB, Scheme};
 use crate::{DType, Pool};
 
@@ -68,14 +70,14 @@ impl Matrix {
         let panels = rows.div_ceil(PANEL);
         let mut packed = AlignedBytes::together(panel_bytes * panels);
         let target = Panels { start: packed.as_mut_ptr() as usize, bytes: panel_bytes };
-        let chunks = panels.min(64);
+        let (chunks, isa) = (panels.min(64), Isa::best());
         pool.run(chunks, &|chunk, _| {
             for panel in panels * chunk / chunks..panels * (chunk + 1) / chunks {
                 let first = panel * PANEL;
                 let count = PANEL.min(rows - first);
                 let rows = &data[first * row_bytes..][..count * row_bytes];
                 // SAFETY-free: see `Panels::get`, which hands out disjoint panels.
-                pack_panel(&layout, rows, row_bytes, target.get(panel));
+                pack_panel(isa, &layout, rows, row_bytes, target.get(panel));
             }
         });
         Ok(Matrix { layout, rows, columns, panel_bytes, data: packed })
@@ -132,7 +134,6 @@ struct Panels {
 }
 
 impl Panels {
-    #[allow(unsafe_code)]
     fn get(&self, panel: usize) -> &'static mut [u8] {
         let start = std::ptr::with_exposed_provenance_mut::<u8>(self.start + panel * self.bytes);
         // SAFETY: the buffer outlives the parallel region that calls this, and every panel is asked for
@@ -141,27 +142,47 @@ impl Panels {
     }
 }
 
-fn pack_panel(layout: &Layout, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    let from = layout.dtype.block_bytes();
-    for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
+multiversion! {
+    /// Packs up to 16 rows.
+    fn pack_panel(layout: &Layout, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+        let from = layout.dtype.block_bytes();
         if layout.scheme == Scheme::Dense {
-            for (k, element) in data.chunks_exact(from).enumerate() {
-                panel[(k * PANEL + row) * from..][..from].copy_from_slice(element);
+            match from {
+                2 => pack_dense::<2>(rows, row_bytes, panel),
+                _ => pack_dense::<4>(rows, row_bytes, panel),
             }
-            continue;
+            return;
         }
-        for (block, target) in
-            data.chunks_exact(from).zip(panel.chunks_exact_mut(layout.block_bytes()))
-        {
-            match layout.scheme {
-                Scheme::Block => pack_short(layout, block, target, row),
-                _ => pack_super(layout, block, target, row),
+        // Block by block over all rows: a block of the panel is written while it is in the cache.
+        for (b, target) in panel.chunks_exact_mut(layout.block_bytes()).enumerate() {
+            for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
+                let block = &data[b * from..][..from];
+                match layout.scheme {
+                    Scheme::Block => pack_short(layout, block, target, row),
+                    _ => pack_super(layout, block, target, row),
+                }
+            }
+        }
+    }
+}
+
+/// Transposes up to 16 rows of elements of `SIZE` bytes.
+#[inline(always)]
+fn pack_dense<const SIZE: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    let panel = panel.as_chunks_mut::<SIZE>().0;
+    // 32 columns at a time, so that a line of every row is read at once and stays in the cache.
+    for (part, panel) in panel.chunks_mut(32 * PANEL).enumerate() {
+        for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
+            let data = &data.as_chunks::<SIZE>().0[part * 32..];
+            for (column, element) in panel.chunks_exact_mut(PANEL).zip(data) {
+                column[row] = *element;
             }
         }
     }
 }
 
 /// One row of one 32-column block.
+#[inline(always)]
 fn pack_short(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
     target[2 * row..][..2].copy_from_slice(&block[..2]);
     let mut at = 2;
@@ -186,6 +207,7 @@ fn pack_short(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
 }
 
 /// One row of one 256-column super-block.
+#[inline(always)]
 fn pack_super(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
     let Parts { d, dmin, scales, minima, quants } = parts(layout.dtype, block);
     target[2 * row..][..2].copy_from_slice(&d);
@@ -205,33 +227,28 @@ fn pack_super(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
     }
 }
 
-/// Spreads 32 quants over the bit planes of a sub-block.
+/// Spreads 32 quants over the bit planes of a sub-block, four columns in a word.
+#[inline(always)]
 fn pack_planes(layout: &Layout, quants: &[u8], planes: &mut [u8], row: usize) {
-    let low_mask = (1u8 << layout.low) - 1;
-    for i in 0..4 {
-        let q = |g: usize| quants[4 * g + i];
-        let low = |g: usize| q(g) & low_mask;
-        let high = |g: usize| q(g) >> layout.low;
-        let byte = row * 4 + i;
-        if layout.low == 4 {
-            for g in 0..4 {
-                planes[g * 64 + byte] = low(g) | low(g + 4) << 4;
-            }
-        } else {
-            for p in 0..2 {
-                planes[p * 64 + byte] = (0..4).map(|j| low(4 * p + j) << (2 * j)).sum();
-            }
-        }
-        let planes = &mut planes[layout.low * 64..];
-        match layout.high {
-            0 => {}
-            1 => planes[byte] = (0..8).map(|g| high(g) << g).sum(),
-            _ => {
-                for p in 0..2 {
-                    planes[p * 64 + byte] = (0..4).map(|j| high(4 * p + j) << (2 * j)).sum();
-                }
-            }
-        }
+    let words: [u32; 8] = std::array::from_fn(|g| {
+        u32::from_le_bytes([quants[4 * g], quants[4 * g + 1], quants[4 * g + 2], quants[4 * g + 3]])
+    });
+    let mut put = |plane: usize, word: u32| {
+        planes[plane * 64 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    };
+    // Bits from `from` on, `bits` of them a quant, of the words of a plane.
+    let join = |words: &[u32], from: usize, bits: usize| {
+        let mask = ((1u32 << bits) - 1) * 0x0101_0101;
+        words.iter().rev().fold(0, |all, word| all << bits | (word >> from & mask))
+    };
+    match layout.low {
+        4 => (0..4).for_each(|g| put(g, join(&[words[g], words[g + 4]], 0, 4))),
+        _ => (0..2).for_each(|p| put(p, join(&words[4 * p..][..4], 0, 2))),
+    }
+    match layout.high {
+        0 => {}
+        1 => put(layout.low, join(&words, layout.low, 1)),
+        _ => (0..2).for_each(|p| put(layout.low + p, join(&words[4 * p..][..4], layout.low, 2))),
     }
 }
 
@@ -245,6 +262,7 @@ struct Parts {
 }
 
 /// Takes a super-block apart. Source of the layouts: ggml's block structures (`ggml-common.h`).
+#[inline(always)]
 fn parts(dtype: DType, block: &[u8]) -> Parts {
     let mut parts =
         Parts { d: [0; 2], dmin: [0; 2], scales: [0; 16], minima: [0; 16], quants: [0; 256] };
@@ -256,11 +274,15 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             parts.dmin = pair(2);
             (parts.scales, parts.minima) = six_bit_pairs(&block[4..16]);
             let (high, low) = block[16..].split_at(block.len() - 16 - 128);
-            for (k, q) in q.iter_mut().enumerate() {
-                let (pair, which, i) = (k / 64, k / 32 % 2, k % 32);
-                *q = low[pair * 32 + i] >> (4 * which) & 15;
-                if let Some(byte) = high.get(i) {
-                    *q |= (byte >> (2 * pair + which) & 1) << 4;
+            for (pair, (q, low)) in
+                q.as_chunks_mut::<64>().0.iter_mut().zip(low.as_chunks::<32>().0).enumerate()
+            {
+                for i in 0..32 {
+                    (q[i], q[i + 32]) = (low[i] & 15, low[i] >> 4);
+                }
+                for (i, high) in high.iter().enumerate() {
+                    q[i] |= (high >> (2 * pair) & 1) << 4;
+                    q[i + 32] |= (high >> (2 * pair + 1) & 1) << 4;
                 }
             }
         }
@@ -269,10 +291,14 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             let (high, rest) = rest.split_at(64);
             parts.scales.copy_from_slice(&rest[..16]);
             parts.d = [rest[16], rest[17]];
-            for (k, q) in q.iter_mut().enumerate() {
-                let (h, quarter, i) = (k / 128, k % 128 / 32, k % 32);
-                let low = low[h * 64 + quarter % 2 * 32 + i] >> (4 * (quarter / 2)) & 15;
-                *q = low | (high[h * 32 + i] >> (2 * quarter) & 3) << 4;
+            for (part, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let (h, quarter) = (part / 4, part % 4);
+                let low = &low[h * 64 + quarter % 2 * 32..][..32];
+                let high = &high[h * 32..][..32];
+                for i in 0..32 {
+                    let low = low[i] >> (4 * (quarter / 2)) & 15;
+                    q[i] = low | (high[i] >> (2 * quarter) & 3) << 4;
+                }
             }
         }
         DType::Q3_K => {
@@ -280,9 +306,12 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             let (low, rest) = rest.split_at(64);
             parts.scales = three_k_scales(&rest[..12]);
             parts.d = [rest[12], rest[13]];
-            for (k, q) in q.iter_mut().enumerate() {
-                let (h, quarter, i) = (k / 128, k % 128 / 32, k % 32);
-                *q = low[h * 32 + i] >> (2 * quarter) & 3 | (mask[i] >> (4 * h + quarter) & 1) << 2;
+            for (part, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let (h, quarter) = (part / 4, part % 4);
+                let low = &low[h * 32..][..32];
+                for i in 0..32 {
+                    q[i] = low[i] >> (2 * quarter) & 3 | (mask[i] >> part & 1) << 2;
+                }
             }
         }
         _ => {
@@ -292,9 +321,11 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             }
             parts.d = pair(80);
             parts.dmin = pair(82);
-            for (k, q) in q.iter_mut().enumerate() {
-                let (h, quarter, i) = (k / 128, k % 128 / 32, k % 32);
-                *q = block[16 + h * 32 + i] >> (2 * quarter) & 3;
+            for (part, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let low = &block[16 + part / 4 * 32..][..32];
+                for i in 0..32 {
+                    q[i] = low[i] >> (2 * (part % 4)) & 3;
+                }
             }
         }
     }

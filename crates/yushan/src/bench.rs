@@ -34,10 +34,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "LIST", value_parser = flags::list)]
     threads: Option<List>,
     /// Tokens of the prompt; 0 leaves the test out
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = flags::count)]
     prefill: usize,
     /// Tokens to decode; 0 leaves the test out
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = flags::count)]
     decode: usize,
     /// Numbers of sequences that decode together
     #[arg(long, value_name = "LIST", value_parser = flags::list, default_value = "1,2,4,8")]
@@ -90,7 +90,7 @@ impl Bench {
         };
         let mut options = flags.options(&file);
         options.sequences = most;
-        let mut engine = Engine::load(&file, &options)?;
+        let mut engine = open::engine(&file, &options)?;
         let cases: Vec<usize> = self.cases().collect();
         let bar = progress::of_steps((threads.len() * (cases.len() * self.repeat + 1)) as u64);
         let (mut rows, mut limits) = (Vec::new(), Vec::new());

@@ -4,6 +4,8 @@
 //! from its cache, so that only the new message costs time. Nothing is ever dropped from it: when
 //! the window is full, that is said.
 
+use std::io::Write;
+
 use anyhow::Result;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -38,13 +40,13 @@ pub(crate) fn talk(speaker: &mut Speaker<'_>, interrupt: &Interrupt) -> Result<(
         match text.split_once(char::is_whitespace).unwrap_or((text.as_str(), "")) {
             ("", _) => {}
             ("/bye", _) => break,
-            ("/help" | "/?", _) => println!("{HELP}"),
-            ("/stats", _) => print!("{}", speaker.stats()),
+            ("/help" | "/?", _) => say(HELP)?,
+            ("/stats", _) => say(speaker.stats().trim_end())?,
             ("/clear", _) => messages.retain(|message| message.role == "system"),
             ("/system", _) if speaker.template.is_none() => {
-                println!(
-                    "This model has no chat template: it continues text and takes no instruction."
-                );
+                say(
+                    "This model has no chat template: it continues text and takes no instruction.",
+                )?;
             }
             ("/system", text) => {
                 messages.retain(|message| message.role != "system");
@@ -53,11 +55,11 @@ pub(crate) fn talk(speaker: &mut Speaker<'_>, interrupt: &Interrupt) -> Result<(
                 }
             }
             (command, _) if command.starts_with('/') && !command[1..].contains('/') => {
-                println!("There is no command {command}; /help lists them.");
+                say(&format!("There is no command {command}; /help lists them."))?;
             }
             _ => {
                 if let Err(error) = answer(speaker, &mut messages, text, interrupt) {
-                    println!("error: {}", exit::line(&error));
+                    say(&format!("error: {}", exit::line(&error)))?;
                 }
             }
         }
@@ -71,6 +73,11 @@ pub(crate) fn talk(speaker: &mut Speaker<'_>, interrupt: &Interrupt) -> Result<(
     Ok(())
 }
 
+/// A line for the person. An error when nobody reads any more.
+fn say(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
 /// One message, perhaps of several lines; `None` when the person leaves.
 fn read(editor: &mut Editor<(), FileHistory>) -> Result<Option<String>> {
     let mut text = String::new();
@@ -79,7 +86,7 @@ fn read(editor: &mut Editor<(), FileHistory>) -> Result<Option<String>> {
         match editor.readline(if open { "... " } else { ">>> " }) {
             Err(ReadlineError::Eof) => return Ok(None),
             Err(ReadlineError::Interrupted) if open => return Ok(Some(String::new())),
-            Err(ReadlineError::Interrupted) => println!("Ctrl-D or /bye leaves."),
+            Err(ReadlineError::Interrupted) => say("Ctrl-D or /bye leaves.")?,
             Err(error) => return Err(error.into()),
             Ok(line) => {
                 open = take_line(&mut text, &line, open);

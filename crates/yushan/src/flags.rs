@@ -54,7 +54,7 @@ pub(crate) struct Drawing {
     #[arg(long, short = 't', value_name = "T", value_parser = at_least_zero)]
     temperature: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all [default: 40]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count)]
     top_k: Option<usize>,
     /// Keep the likeliest tokens that together have probability P [default: 0.95]
     #[arg(long, value_name = "P", value_parser = probability)]
@@ -69,7 +69,7 @@ pub(crate) struct Drawing {
     #[arg(long, value_name = "R", value_parser = above_zero)]
     repeat_penalty: Option<f32>,
     /// How many tokens count as lately [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     repeat_last_n: Option<usize>,
     /// Take R off the logit of a token for each time it came lately [default: 0]
     #[arg(long, value_name = "R", value_parser = finite, allow_negative_numbers = true)]
@@ -111,11 +111,17 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(()) >> 32
 }
 
+/// A whole number. Bounded, so that sizes computed from it stay far from overflow.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    let number = text.parse::<u32>();
+    number.map(|n| n as usize).map_err(|_| format!("expected a whole number up to {}", u32::MAX))
+}
+
 /// A whole number above 0.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number above 0".into()),
-        Ok(number) => Ok(number),
+    match count(text)? {
+        0 => Err("expected a whole number above 0".into()),
+        number => Ok(number),
     }
 }
 

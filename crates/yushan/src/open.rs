@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use yushan_model::ModelFile;
+use yushan_model::engine::{Engine, Options};
 use yushan_model::tokenizer::Tokenizer;
 
 use crate::exit::BadFile;
-use crate::hub;
+use crate::{hub, progress};
 
 /// Opens a file by its path, a pulled model's name, or its name on a hub.
 pub(crate) fn model(name: &str) -> Result<ModelFile> {
@@ -19,6 +20,17 @@ pub(crate) fn model(name: &str) -> Result<ModelFile> {
 pub(crate) fn tokenizer(file: &ModelFile, apart: Option<&Path>) -> Result<Tokenizer> {
     let from = apart.unwrap_or(file.path());
     file.tokenizer(apart).with_context(|| from.display().to_string())
+}
+
+/// Reads the parameters, under a progress bar.
+pub(crate) fn engine(file: &ModelFile, options: &Options) -> Result<Engine> {
+    let bar = progress::of_bytes(0);
+    let engine = Engine::load_with(file, options, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(engine?)
 }
 
 /// A text file from a flag, or stdin for `-`.

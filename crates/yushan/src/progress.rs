@@ -1,7 +1,5 @@
 //! A progress bar on stderr, when that is a terminal; otherwise nothing.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts bytes.
@@ -18,7 +16,5 @@ pub(crate) fn of_steps(total: u64) -> ProgressBar {
 fn bar(total: u64, template: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(total).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+    ProgressBar::new(total).with_style(style)
 }

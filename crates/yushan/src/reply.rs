@@ -59,7 +59,7 @@ impl<'a> Speaker<'a> {
             eprintln!("warning: the model was trained for contexts of {context} tokens");
         }
         let constraint = form::constraint(&flags.form, &tokenizer, vocabulary)?;
-        let engine = Engine::load(&file, &options)?;
+        let engine = open::engine(&file, &options)?;
         let draft = flags.guessing.draft.as_deref().map(|name| load_draft(name, flags, &engine));
         Ok(Speaker {
             flags,
@@ -178,7 +178,7 @@ fn load_draft(name: &str, flags: &Run, engine: &Engine) -> Result<Engine> {
     let file = open::model(name)?;
     let mut options = flags.engine.options(&file);
     options.context = engine.context();
-    Ok(Engine::load(&file, &options)?)
+    open::engine(&file, &options)
 }
 
 /// Writes events to stdout in the form asked for.

@@ -50,7 +50,7 @@ pub(crate) struct Run {
     #[arg(long, conflicts_with = "logprobs")]
     pub(crate) ids: bool,
     /// Print a JSON line a token, with its log-probability and the N likeliest tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = flags::count)]
     pub(crate) logprobs: Option<usize>,
     /// Print speeds, counts and the reason of the end on stderr
     #[arg(long)]

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
-use yushan_model::engine::Engine;
 use yushan_model::score::{self, DEFAULT_WINDOW, score};
 use yushan_model::tokenizer::{Ends, Special};
 
@@ -51,7 +50,7 @@ impl Score {
         let tokens = tokenizer.encode(&text, Special::AsText, Ends::Declared);
         let window = self.context.min(tokens.len());
         let engine = flags::Engine { threads: self.threads, context: Some(window), kv: self.kv };
-        let mut engine = Engine::load(&file, &engine.options(&file))?;
+        let mut engine = open::engine(&file, &engine.options(&file))?;
         let most = self.chunks.unwrap_or(usize::MAX);
         let bar = progress::of_steps(0);
         let scored = score(&mut engine, &tokenizer, &tokens, window, &mut |score, windows| {

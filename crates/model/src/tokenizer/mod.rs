@@ -142,7 +142,9 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: Special, ends: Ends) -> Vec<TokenId> {
         match special {
             Special::Parse => self.encode_guarded(text, &[], ends),
-            Special::AsText => self.encode_guarded(text, &[0..text.len()], ends),
+            Special::AsText => {
+                self.encode_guarded(text, std::slice::from_ref(&(0..text.len())), ends)
+            }
         }
     }
 

@@ -168,7 +168,7 @@ impl Matcher {
             match range.first() {
                 None => return false,
                 Some(entry) if entry.bytes.len() == depth + 1 => {
-                    if !entry.always && !(words_allowed && entry.word) {
+                    if !(entry.always || words_allowed && entry.word) {
                         return true;
                     }
                 }

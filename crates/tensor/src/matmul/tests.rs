@@ -49,16 +49,18 @@ pub(super) fn random_rows(dtype: DType, rows: usize, columns: usize, seed: u64) 
     data
 }
 
-fn product(isa: Isa, matrix: &Matrix, x: &Activations, dense_x: &[f32]) -> Vec<f32> {
-    let tokens = x.columns();
+fn product(isa: Isa, matrix: &Matrix, x: &[f32]) -> Vec<f32> {
+    let columns = matrix.columns();
+    let tokens = x.len() / columns;
+    let mut quantized = Activations::new(Kind::of(matrix.layout()), columns, tokens);
+    quantized.resize(tokens);
+    for (c, x) in x.chunks_exact(columns).enumerate() {
+        quantized.set(isa, c, x);
+    }
     let mut out = vec![0.0; tokens * matrix.rows()];
     let mut pool = Pool::new(1);
-    let input = Input {
-        dense: dense_x,
-        stride: matrix.columns(),
-        quantized: std::slice::from_ref(x),
-        tokens,
-    };
+    let input =
+        Input { dense: x, stride: columns, quantized: std::slice::from_ref(&quantized), tokens };
     let mut job = [Product { matrix, bias: None, out: Store::Set(&mut out) }];
     products(&mut pool, isa, input, &mut job);
     out
@@ -70,14 +72,9 @@ fn check(dtype: DType, rows: usize, columns: usize, tokens: usize, seed: u64) {
     let matrix = Matrix::pack(dtype, rows, columns, &data, &mut pool).expect("packs");
     let mut random = Random(seed ^ 0x5eed);
     let x: Vec<f32> = (0..tokens * columns).map(|_| random.unit() * 3.0).collect();
-    let mut packed = Activations::new(Kind::of(matrix.layout()), columns, tokens);
-    packed.resize(tokens);
-    for (c, x) in x.chunks_exact(columns).enumerate() {
-        packed.set(c, x);
-    }
-    let oracle = product(Isa::SCALAR, &matrix, &packed, &x);
+    let oracle = product(Isa::SCALAR, &matrix, &x);
     for isa in Isa::available() {
-        let got = product(isa, &matrix, &packed, &x);
+        let got = product(isa, &matrix, &x);
         for (i, (a, b)) in oracle.iter().zip(&got).enumerate() {
             assert_eq!(
                 a.to_bits(),
@@ -153,14 +150,11 @@ fn extreme_quants_do_not_overflow_the_narrow_sums() {
                 let x: Vec<f32> = (0..256)
                     .map(|k| if signs == 0 || signs == 1 && k % 4 < 2 { 1.0 } else { -1.0 })
                     .collect();
-                let mut packed = Activations::new(Kind::of(matrix.layout()), 256, 1);
-                packed.resize(1);
-                packed.set(0, &x);
-                let oracle = product(Isa::SCALAR, &matrix, &packed, &x);
+                let oracle = product(Isa::SCALAR, &matrix, &x);
                 for isa in Isa::available() {
                     assert_eq!(
                         oracle,
-                        product(isa, &matrix, &packed, &x),
+                        product(isa, &matrix, &x),
                         "{dtype} {fill:#x} {signs} {isa:?}"
                     );
                 }

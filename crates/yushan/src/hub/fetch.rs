@@ -20,6 +20,7 @@ use ureq::{Agent, Body};
 
 use super::name::Name;
 use super::siblings;
+use crate::exit::BadFile;
 use crate::progress;
 
 /// Attempts in a row that bring nothing new.
@@ -469,7 +470,10 @@ fn refused(name: &Name, status: u16, with_token: bool) -> anyhow::Error {
             "{name}: the hub refuses ({status}) this HF_TOKEN; accept the model's terms on its \
              page, or use a token that may read it"
         ),
-        (404, _) => anyhow!("{name}: the hub has no such file (404); check owner, repo and file"),
+        (404, _) => {
+            BadFile(format!("{name}: the hub has no such file (404); check owner, repo and file"))
+                .into()
+        }
         _ => anyhow!("{name}: the hub answered {status}"),
     }
 }
