@@ -396,6 +396,10 @@ fn llama2c_tokenizer() {
     let file = llama2c_tokenizer_file();
     cut_everywhere("llama2.c tokenizer", parse, &file);
     mutate_often("llama2.c tokenizer", parse, &file, file.len());
+    for count in [0, 1, 511, 513, usize::MAX] {
+        let error = Tokenizer::from_llama2c(&file, count).err().expect("another number of tokens");
+        assert!(matches!(error, Error::Format { .. }), "{count}: {error}");
+    }
 }
 
 fn tokenizer_json() -> Vec<u8> {

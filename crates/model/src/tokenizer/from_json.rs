@@ -403,7 +403,7 @@ impl<'a> Words<'a> {
     /// What stands at a place of [`Words::places`]; the id of a word is not read again.
     fn at(&self, place: u32) -> Option<Found<'a>> {
         let place = place.checked_sub(1)? as usize;
-        let raw = if place & 1 == 0 { self.vocab } else { self.added };
+        let raw = if place.is_multiple_of(2) { self.vocab } else { self.added };
         let mut json = serde_json::Deserializer::from_str(raw?.get().get(place / 2..)?);
         match place & 1 {
             0 => json::Text::deserialize(&mut json).ok().map(|word| Found::Word(word.0, 0)),

@@ -40,7 +40,7 @@ impl Tokenizer {
         }
         if reader.at < bytes.len() {
             let left = bytes.len() - reader.at;
-            let detail = format!("{left} bytes follow token {}; expected none", vocabulary - 1);
+            let detail = format!("{left} bytes follow the {vocabulary} tokens; expected none");
             return Err(Error::format(FORMAT, "end of file", detail));
         }
         let vocabulary = builder.build();
