@@ -9,6 +9,7 @@
 //! definitions in [`crate::RopeStyle`].
 
 use std::f64::consts::TAU;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use yushan_tensor::DType;
@@ -35,8 +36,9 @@ pub struct Report {
 }
 
 /// Writes the model at `input` (a folder, a safetensors file or a llama2.c `.bin`, with its own
-/// tokenizer or the given one) to the GGUF file `output`, which appears when it is complete. `progress` gets the
-/// bytes of the input that are done, all of them, and the name of the tensor at work.
+/// tokenizer or the given one) to the GGUF file `output`, which appears when it is complete.
+/// `progress` gets the bytes of the input that are done, all of them, and the name of the tensor
+/// at work; `Break` ends it, and nothing is left behind.
 ///
 /// # Errors
 /// [`Error::Unsupported`] when the input is GGUF already or GGUF cannot hold it; the errors of
@@ -45,7 +47,7 @@ pub fn convert(
     input: &Path,
     tokenizer: Option<&Path>,
     output: &Path,
-    progress: &mut dyn FnMut(u64, u64, &str),
+    progress: &mut dyn FnMut(u64, u64, &str) -> ControlFlow<()>,
 ) -> Result<Report> {
     let file = ModelFile::open(input)?;
     if file.format() == Format::Gguf {
@@ -80,11 +82,12 @@ pub fn convert(
     }
     let mut done = 0;
     for tensor in &tensors {
-        progress(done, report.bytes_in, tensor.name);
         write(tensor, file.config(), &mut writer)?;
         file.release(tensor.name);
         done += tensor.data.len() as u64;
-        progress(done, report.bytes_in, tensor.name);
+        if progress(done, report.bytes_in, tensor.name).is_break() {
+            return Err(Error::Stopped);
+        }
     }
     writer.finish()?;
     Ok(report)

@@ -76,6 +76,9 @@ pub enum Error {
         /// What would fit.
         hint: String,
     },
+    /// Whoever was shown the progress said stop.
+    #[error("stopped")]
+    Stopped,
     /// The executor refused.
     #[error(transparent)]
     Executor(#[from] yushan_abi::ExecutorError),

@@ -35,16 +35,9 @@ impl Convert {
     }
 }
 
-/// Converts under a progress bar.
+/// Converts under a progress bar, and says what GGUF could not hold.
 pub(crate) fn to_gguf(input: &Path, tokenizer: Option<&Path>, output: &Path) -> Result<Report> {
-    let bar = progress::of_bytes(0);
-    let report = convert(input, tokenizer, output, &mut |done, total, tensor| {
-        bar.set_length(total);
-        bar.set_position(done);
-        bar.set_message(tensor.to_string());
-    });
-    bar.finish_and_clear();
-    let report = report?;
+    let report = progress::of_writing(|progress| convert(input, tokenizer, output, progress))?;
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }

@@ -51,7 +51,8 @@ pub(crate) fn code(done: Result<()>) -> ExitCode {
     if is_closed_pipe(&error) {
         return ExitCode::SUCCESS; // `yushan inspect … | head`: the reader has what it wanted
     }
-    if error.is::<Interrupted>() {
+    let stopped = matches!(error.downcast_ref(), Some(Error::Stopped));
+    if stopped || error.is::<Interrupted>() {
         return ExitCode::from(INTERRUPTED); // whoever pressed Ctrl-C knows
     }
     eprintln!("error: {}", line(&error));

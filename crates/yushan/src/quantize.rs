@@ -52,14 +52,8 @@ impl Quantize {
 
     fn quantize(&self, input: &Path) -> Result<()> {
         let input = Gguf::open(input)?;
-        let bar = progress::of_bytes(0);
-        let report = quantize(&input, &self.output, self.target, &mut |done, total, tensor| {
-            bar.set_length(total);
-            bar.set_position(done);
-            bar.set_message(tensor.to_string());
-        });
-        bar.finish_and_clear();
-        let report = report?;
+        let report =
+            progress::of_writing(|progress| quantize(&input, &self.output, self.target, progress))?;
         for warning in report.warnings() {
             eprintln!("warning: {warning}");
         }

@@ -183,7 +183,10 @@ fn what_cannot_be_converted_is_named() {
     add(folder.path(), "tokenizer.json", &byte_level_json());
     let (_, _) = round_trip(folder.path()).unwrap();
     let gguf = folder.path().join("out.gguf");
-    let again = convert(&gguf, None, &folder.path().join("b.gguf"), &mut |_, _, _| {}).unwrap_err();
+    let again = convert(&gguf, None, &folder.path().join("b.gguf"), &mut |_, _, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
     assert!(again.to_string().contains("GGUF already"), "{again}");
 }
 
@@ -192,7 +195,7 @@ fn the_story_model_is_the_same_model_as_gguf() {
     let Some(path) = crate::shared_data("weights/stories260K/stories260K.bin") else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("stories.gguf");
-    let report = convert(&path, None, &out, &mut |_, _, _| {}).unwrap();
+    let report = convert(&path, None, &out, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
     assert_eq!(report.warnings, Vec::<String>::new());
     let (before, after) = (ModelFile::open(&path).unwrap(), ModelFile::open(&out).unwrap());
     assert_eq!(before.config(), after.config());
