@@ -121,7 +121,8 @@ fn check(name: &str) {
         // As it is, and converted: the same numbers in another order, and frequencies as a tensor.
         std::fs::write(folder.path().join("tokenizer.json"), TOKENIZER).unwrap();
         let gguf = folder.path().join("converted.gguf");
-        convert(folder.path(), None, &gguf, &mut |_, _, _| {}).unwrap();
+        convert(folder.path(), None, &gguf, &mut |_, _, _| std::ops::ControlFlow::Continue(()))
+            .unwrap();
         for path in [folder.path(), &gguf] {
             let file = ModelFile::open(path).unwrap();
             let options = Options { threads: 2, kv, ..Options::for_file(&file) };

@@ -55,7 +55,10 @@ fn add(folder: &Path, name: &str, value: &Value) {
 fn round_trip(folder: &Path) -> Result<(ModelFile, Report)> {
     let out = folder.join("out.gguf");
     let (mut last, mut all) = (0, 0);
-    let report = convert(folder, None, &out, &mut |done, total, _| (last, all) = (done, total))?;
+    let report = convert(folder, None, &out, &mut |done, total, _| {
+        (last, all) = (done, total);
+        ControlFlow::Continue(())
+    })?;
     assert!(last == all && all == report.bytes_in, "{last} of {all}");
     Ok((ModelFile::open(&out)?, report))
 }
