@@ -397,10 +397,10 @@ mod tests {
                         cache.truncate(&mut live[at], length);
                     }
                     3 if !live.is_empty() => cache.close(live.swap_remove(at)),
-                    _ if !live.is_empty() => {
-                        if cache.needed(&live[at], count) <= cache.available() {
-                            grow(&mut cache, &mut pages, &mut live[at], &tokens);
-                        }
+                    _ if !live.is_empty()
+                        && cache.needed(&live[at], count) <= cache.available() =>
+                    {
+                        grow(&mut cache, &mut pages, &mut live[at], &tokens);
                     }
                     _ => {}
                 }

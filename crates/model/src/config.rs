@@ -5,8 +5,10 @@
 //! (`blk.N.attn_q.bias`, `output.weight`, `blk.N.attn_q_norm.weight`).
 
 mod from_gguf;
+pub(crate) mod from_json;
 mod tensors;
 
+pub(crate) use from_gguf::yarn_attention;
 pub(crate) use tensors::{check_shape, missing};
 
 use crate::{Error, Result};

@@ -295,7 +295,7 @@ pub(crate) fn byte_length(
         return fail(format!("{shape:?}: the number of elements overflows"));
     };
     let columns = shape[shape.len() - 1];
-    if columns % dtype.block_elements() != 0 {
+    if !columns.is_multiple_of(dtype.block_elements()) {
         return fail(format!(
             "{shape:?}: rows of {dtype} must be a multiple of {} elements",
             dtype.block_elements()

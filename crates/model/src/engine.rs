@@ -430,14 +430,17 @@ fn check_memory(file: &ModelFile, options: &Options) -> Result<()> {
     if needed.total() <= limit {
         return Ok(());
     }
-    let fixed = needed.weights + needed.scratch;
-    let hint = if fixed >= limit {
-        "the parameters alone do not fit: quantize the model to a smaller type".to_string()
-    } else {
-        let page = kv_layout(file.config(), options.kv).page_bytes() as u64;
-        let pages = (limit - fixed) / page.max(1) / options.sequences.max(1) as u64;
-        let tokens = pages.saturating_sub(1) * PAGE_TOKENS as u64;
-        format!("a context of {tokens} tokens would fit (--context {tokens})")
+    // The longest context that fits: buffers grow with it as well as keys and values.
+    let fits = |context| memory(file, &Options { context, ..options.clone() }).total() <= limit;
+    let (mut fitting, mut too_long) = (0, options.context);
+    while too_long - fitting > 1 {
+        let middle = fitting + (too_long - fitting) / 2;
+        *(if fits(middle) { &mut fitting } else { &mut too_long }) = middle;
+    }
+    let tokens = fitting / PAGE_TOKENS * PAGE_TOKENS;
+    let hint = match tokens {
+        0 => "the parameters alone do not fit: quantize the model to a smaller type".to_string(),
+        _ => format!("a context of {tokens} tokens would fit (--context {tokens})"),
     };
     Err(Error::Memory {
         what: format!(

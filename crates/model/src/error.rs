@@ -76,6 +76,9 @@ pub enum Error {
         /// What would fit.
         hint: String,
     },
+    /// Whoever was shown the progress said stop.
+    #[error("stopped")]
+    Stopped,
     /// The executor refused.
     #[error(transparent)]
     Executor(#[from] yushan_abi::ExecutorError),
@@ -103,4 +106,13 @@ impl Error {
     ) -> Self {
         Error::Format { format, field: field.into(), detail: detail.into() }
     }
+}
+
+/// Bytes from a file as a message shows them: escaped, and only the first ones.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let (first, dots) = match bytes.get(..40) {
+        Some(first) if bytes.len() > 40 => (first, "…"),
+        _ => (bytes, ""),
+    };
+    format!("\"{}\"{dots}", first.escape_ascii())
 }

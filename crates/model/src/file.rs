@@ -16,7 +16,7 @@ use crate::directory::{Directory, SharedTensor};
 use crate::gguf::{self, Gguf};
 use crate::mmap::Mapping;
 use crate::tokenizer::Tokenizer;
-use crate::{Config, Error, Result, llama2c};
+use crate::{Config, Error, Result, hugging_face, llama2c};
 
 /// Where the parameters came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +45,45 @@ impl ModelFile {
     /// safetensors, one `.safetensors` file beside its `config.json`, or a llama2.c `.bin`. The
     /// format is told by content, not by name.
     pub fn open(path: &Path) -> Result<ModelFile> {
+        if path.is_dir() {
+            return ModelFile::read_hugging_face(path);
+        }
         let map = Mapping::open(path)?;
         if Gguf::is_magic(&map) {
             // It opens the file again: a split model needs the path.
             return ModelFile::from_gguf(Gguf::open(path)?, path);
         }
+        if hugging_face::is_likely(&map) {
+            return ModelFile::read_hugging_face(path);
+        }
+        if map.trim_ascii_start().starts_with(b"{") {
+            return Err(Error::Unsupported {
+                what: format!("{}: a JSON file in place of parameters", path.display()),
+                expected: "give the folder it lies in, or the file with the parameters".into(),
+            });
+        }
         ModelFile::read_llama2c(map, path)
+    }
+
+    /// Reads a GGUF or llama2.c file that is in memory: for tests and fuzzing.
+    pub fn parse(bytes: Vec<u8>) -> Result<ModelFile> {
+        match Gguf::is_magic(&bytes) {
+            true => ModelFile::from_gguf(Gguf::parse(bytes)?, Path::new("")),
+            false => ModelFile::read_llama2c(Mapping::from_bytes(bytes), Path::new("")),
+        }
+    }
+
+    /// Reads a `config.json` and safetensors files that are in memory: for tests and fuzzing.
+    pub fn parse_safetensors(config: &[u8], files: Vec<Vec<u8>>) -> Result<ModelFile> {
+        let files = files.into_iter().map(|bytes| Arc::new(Mapping::from_bytes(bytes))).collect();
+        let (config, tensors) = hugging_face::read(config, files)?;
+        Ok(ModelFile {
+            format: Format::Safetensors,
+            path: PathBuf::new(),
+            config,
+            metadata: None,
+            tensors,
+        })
     }
 
     /// The format it was read from.
@@ -138,8 +171,25 @@ impl ModelFile {
         Ok(ModelFile { format: Format::Gguf, path, config, metadata: Some(metadata), tensors })
     }
 
+    fn read_hugging_face(path: &Path) -> Result<ModelFile> {
+        let (config, tensors) = hugging_face::open(path)?;
+        let path = path.to_path_buf();
+        Ok(ModelFile { format: Format::Safetensors, path, config, metadata: None, tensors })
+    }
+
     fn read_llama2c(map: Mapping, path: &Path) -> Result<ModelFile> {
-        let (config, tensors) = llama2c::open(Arc::new(map))?;
+        let says_so = llama2c::is_magic(&map);
+        let (config, tensors) = llama2c::open(Arc::new(map)).map_err(|error| match error {
+            Error::Format { format, field, detail } if !says_so => Error::Format {
+                format,
+                field,
+                detail: format!(
+                    "{detail} (the file is neither GGUF nor safetensors, so it was read as a \
+                     llama2.c .bin)"
+                ),
+            },
+            error => error,
+        })?;
         let path = path.to_path_buf();
         Ok(ModelFile { format: Format::Llama2c, path, config, metadata: None, tensors })
     }
@@ -188,11 +238,13 @@ impl Format {
     pub fn name(self) -> &'static str {
         match self {
             Format::Gguf => gguf::FORMAT,
-            Format::Safetensors => "safetensors",
+            Format::Safetensors => crate::safetensors::FORMAT,
             Format::Llama2c => llama2c::FORMAT,
         }
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
+use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId};
 
 use crate::grammar::Constraint;
 use crate::logprobs::{LogprobReader, Logprobs};
@@ -25,8 +25,8 @@ use crate::stops::Stops;
 use crate::tokenizer::{Special, StreamDecoder, Tokenizer};
 use crate::{Error, Result};
 
-/// Rows of a step that needs logits everywhere: 32 rows of 150,000 are 19 MB.
-const SCORED_ROWS: usize = 32;
+/// Bytes of logits that a step may ask for.
+const LOGIT_BYTES: usize = 32 << 20;
 
 /// What is asked for. `..Request::new(prompt)` fills in the rest.
 pub struct Request<'a> {
@@ -172,7 +172,7 @@ pub fn generate(
     answer.counts.cached = admitted.cached;
     let sequence = admitted.sequence;
     let mut run = Run { executor, sequence, length: admitted.cached, first_logits: None };
-    let result = run.to_the_end(&mut answer, &mut drafter, on_event);
+    let result = run.complete(&mut answer, &mut drafter, on_event);
     let first_logits = run.first_logits;
     let released = executor.release(sequence).map_err(Error::from).and(drafter.release());
     let finish = result?;
@@ -189,6 +189,12 @@ pub fn generate(
     })
 }
 
+/// Rows of a step that needs the logits of all: 53 of a vocabulary of 150,000.
+pub(crate) fn scored_rows(executor: &dyn Executor) -> usize {
+    let row = size_of::<f32>() * executor.vocabulary().max(1);
+    (LOGIT_BYTES / row).clamp(1, executor.max_rows().max(1))
+}
+
 /// The executor's side of an answer: what it has been fed.
 struct Run<'a> {
     executor: &'a mut dyn Executor,
@@ -199,7 +205,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn to_the_end(
+    fn complete(
         &mut self,
         answer: &mut Answer<'_>,
         drafter: &mut Drafter<'_>,
@@ -223,24 +229,25 @@ impl Run<'_> {
             }
             let logits = if guesses.is_empty() { Logits::Last } else { Logits::All };
             let chunk = Chunk { sequence: self.sequence, tokens: &feed, logits };
-            let output = self.executor.step(&[chunk])?;
+            let output = match self.executor.step(&[chunk]) {
+                // Without guesses there may be a page left: they never cost an answer.
+                Err(ExecutorError::OutOfPages { .. }) if !guesses.is_empty() => {
+                    guesses.clear();
+                    feed.truncate(1);
+                    let (sequence, logits) = (self.sequence, Logits::Last);
+                    let chunk = Chunk { sequence, tokens: &feed, logits };
+                    self.executor.step(&[chunk])?
+                }
+                other => other?,
+            };
             if self.first_logits.is_none() {
                 self.first_logits = Some(Instant::now());
                 if on_event(answer.progress(answer.prompt)).is_break() {
                     return Ok(Finish::Cancelled);
                 }
             }
-            answer.counts.drafted += guesses.len();
-            for row in 0..output.rows() {
-                let (token, finish) = answer.take(output.row(row), on_event)?;
-                let right = guesses.get(row) == Some(&token);
-                answer.counts.accepted += usize::from(right);
-                if let Some(finish) = finish {
-                    return Ok(finish);
-                }
-                if !right {
-                    break;
-                }
+            if let Some(finish) = answer.take_all(output, &guesses, on_event)? {
+                return Ok(finish);
             }
             // All of the history but the newest token has been fed; wrong guesses go.
             let fed = self.length + feed.len();
@@ -264,7 +271,7 @@ impl Run<'_> {
             (self.length, answer.counts.cached) = (0, 0);
         }
         let rows = self.executor.max_rows().max(1);
-        let rows = if scored { rows.min(SCORED_ROWS) } else { rows };
+        let rows = if scored { scored_rows(self.executor) } else { rows };
         let left = match answer.max_tokens {
             0 => 0,
             _ if scored => 1,
@@ -399,6 +406,25 @@ impl<'a> Answer<'a> {
             _ => None,
         };
         on_event(Event::Echo { id, text: &self.readable, logprobs })
+    }
+
+    /// Takes tokens as long as they are the guessed ones, and the one after them.
+    fn take_all(
+        &mut self,
+        output: StepOutput<'_>,
+        guesses: &[TokenId],
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<Finish>> {
+        self.counts.drafted += guesses.len();
+        for row in 0..output.rows() {
+            let (token, finish) = self.take(output.row(row), on_event)?;
+            let right = guesses.get(row) == Some(&token);
+            self.counts.accepted += usize::from(right);
+            if finish.is_some() || !right {
+                return Ok(finish);
+            }
+        }
+        Ok(None)
     }
 
     /// Chooses a token from `logits` and shows it; says whether, and why, it is the last.

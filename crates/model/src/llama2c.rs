@@ -182,22 +182,7 @@ impl Header {
             let detail = format!("{heads}, expected a divisor of the embedding length {dim}");
             return Err(Error::format(FORMAT, "heads", detail));
         }
-        // Version 0 marks a head of its own by a negative number of tokens.
-        let tied = match version {
-            0 => rows > 0,
-            _ => match bytes.get(4 * (first + 7)) {
-                Some(0) => false,
-                Some(1) => true,
-                other => {
-                    let detail = format!("{other:?}, expected 0 or 1");
-                    return Err(Error::format(FORMAT, "shared classifier", detail));
-                }
-            },
-        };
-        if version == 1 && rows < 0 {
-            let detail = format!("{rows}, expected a positive number");
-            return Err(Error::format(FORMAT, "vocabulary size", detail));
-        }
+        let tied = is_tied(version, rows, bytes.get(4 * (first + 7)).copied())?;
         Ok(Header { version, config, tied })
     }
 
@@ -263,5 +248,22 @@ impl Header {
             return Err(Error::format(FORMAT, "file length", detail));
         }
         Ok(())
+    }
+}
+
+/// Whether the head is the embedding. Version 0 marks a head of its own by a negative number of
+/// tokens, version 1 by a byte.
+fn is_tied(version: usize, rows: i32, byte: Option<u8>) -> Result<bool> {
+    match (version, byte) {
+        (0, _) => Ok(rows > 0),
+        _ if rows < 0 => {
+            let detail = format!("{rows}, expected a positive number");
+            Err(Error::format(FORMAT, "vocabulary size", detail))
+        }
+        (_, Some(byte @ (0 | 1))) => Ok(byte == 1),
+        (_, other) => {
+            let detail = format!("{other:?}, expected 0 or 1");
+            Err(Error::format(FORMAT, "shared classifier", detail))
+        }
     }
 }

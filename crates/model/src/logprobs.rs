@@ -1,11 +1,12 @@
 //! Log-probabilities: what the model thought of a token, before any sampling option had a say.
 //!
-//! The key decision: the sum of the softmax is taken in f64 in the order of the ids, so that the
-//! numbers are as reproducible as the logits. Not here: sampling.
+//! The key decision: they come from the softmax of the attention, so they are as fast and as
+//! reproducible as the logits. Not here: sampling.
 
 use yushan_abi::TokenId;
+use yushan_tensor::{Isa, ops};
 
-use crate::sampler::{Candidate, best};
+use crate::sampler::{Candidate, argmax, best};
 
 /// The natural logarithms of some tokens' probabilities at one position.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,13 +21,14 @@ pub struct Logprobs {
 #[derive(Debug, Default)]
 pub(crate) struct LogprobReader {
     candidates: Vec<Candidate>,
+    probabilities: Vec<f32>,
     row: Logprobs,
 }
 
 impl LogprobReader {
     /// Of `chosen` and of the `top` likeliest. A NaN logit counts as negative infinity.
     pub(crate) fn read(&mut self, logits: &[f32], chosen: TokenId, top: usize) -> &Logprobs {
-        let normalizer = log_sum_exp(logits);
+        let normalizer = self.log_sum_exp(logits);
         let of = |logit: f32| (f64::from(logit) - normalizer) as f32;
         self.row.chosen = logits.get(chosen as usize).map_or(f32::NEG_INFINITY, |&l| of(l));
         self.row.top.clear();
@@ -36,17 +38,17 @@ impl LogprobReader {
         }
         &self.row
     }
-}
 
-/// `ln Σ exp(logit)`, with the largest taken out first so that nothing overflows.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max).min(f32::MAX);
-    let sum: f64 = logits
-        .iter()
-        .filter(|logit| !logit.is_nan())
-        .map(|&logit| (f64::from(logit.min(f32::MAX)) - f64::from(top)).exp())
-        .sum();
-    f64::from(top) + sum.ln()
+    /// `ln Σ exp(logit)`: the largest logit less the logarithm of its probability.
+    fn log_sum_exp(&mut self, logits: &[f32]) -> f64 {
+        let finite = |l: f32| if l.is_nan() { f32::NEG_INFINITY } else { l.min(f32::MAX) };
+        self.probabilities.clear();
+        self.probabilities.extend(logits.iter().map(|&logit| finite(logit)));
+        let Some(top) = argmax(&self.probabilities, None) else { return 0.0 };
+        let peak = f64::from(self.probabilities[top as usize]);
+        ops::softmax(Isa::best(), &mut self.probabilities, 0);
+        peak - f64::from(self.probabilities[top as usize]).ln()
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 mod mix;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +19,7 @@ use yushan_tensor::DType;
 use yushan_tensor::quant::{dequantize_row, quantize_row, row_is_finite};
 
 pub use mix::Quantization;
+pub(crate) use mix::order;
 
 use crate::directory::TensorView;
 use crate::gguf::{FORMAT, Gguf, Header};
@@ -79,7 +81,7 @@ struct Step<'a> {
 
 /// Writes `input` to `output` with the types of `target`. The file appears under its name when it
 /// is complete. `progress` gets the bytes of the input that are done, all of them, and the name
-/// of the tensor at work.
+/// of the tensor at work; `Break` ends it, and nothing is left behind.
 ///
 /// # Errors
 /// [`Error::Format`] naming the tensor, when it holds a number that is not finite or too large for
@@ -88,7 +90,7 @@ pub fn quantize(
     input: &Gguf,
     output: &Path,
     target: Quantization,
-    progress: &mut dyn FnMut(u64, u64, &str),
+    progress: &mut dyn FnMut(u64, u64, &str) -> ControlFlow<()>,
 ) -> Result<Report> {
     let (steps, mut report) = plan(input, target)?;
     let mut header = Header::new();
@@ -112,8 +114,10 @@ pub fn quantize(
         convert(&step.view, step.dtype, SLAB_BYTES, &mut |rows, bytes_read| {
             writer.write(rows)?;
             done += bytes_read as u64;
-            progress(done, report.bytes_in, name);
-            Ok(())
+            match progress(done, report.bytes_in, name) {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(Error::Stopped),
+            }
         })?;
         input.tensors().release(name);
     }
@@ -124,7 +128,7 @@ pub fn quantize(
 /// Chooses the types.
 fn plan(input: &Gguf, target: Quantization) -> Result<(Vec<Step<'_>>, Report)> {
     let mut views: Vec<TensorView<'_>> = input.tensors().iter().collect();
-    views.sort_by(|a, b| mix::order(a.name).cmp(&mix::order(b.name)));
+    views.sort_by(|a, b| order(a.name).cmp(&order(b.name)));
     let tensors: Vec<mix::Tensor<'_>> = views
         .iter()
         .map(|view| mix::Tensor { name: view.name, dtype: view.dtype, shape: view.shape })

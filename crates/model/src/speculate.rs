@@ -9,7 +9,7 @@
 //! Two ways to guess: the text repeats itself (prompt look-up, Saxena 2023), or a small model of the same
 //! vocabulary says how it would go on (Leviathan et al. 2023). The verification is in `generate.rs`.
 
-use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
+use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, TokenId};
 
 use crate::sampler::argmax;
 use crate::{Error, Result};
@@ -93,7 +93,14 @@ impl<'a> Drafter<'a> {
                 look_up(history, *ngram, room.min(*most), out);
                 Ok(())
             }
-            Drafter::Draft { model, most } => model.propose(history, room.min(*most), out),
+            Drafter::Draft { model, most } => {
+                match model.propose(history, room.min(*most), out) {
+                    // No memory to guess with is no reason not to answer.
+                    Err(Error::Executor(ExecutorError::OutOfPages { .. })) => out.clear(),
+                    other => other?,
+                }
+                Ok(())
+            }
         }
     }
 

@@ -29,7 +29,7 @@ fn main() {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             *b = (seed >> 56) as u8 & 0x3b;
         }
-        let copies = (1200_000_000 / bytes).clamp(1, 200);
+        let copies = (1_200_000_000 / bytes).clamp(1, 200);
         let ms: Vec<Matrix> =
             (0..copies).map(|_| Matrix::pack(dtype, rows, k, &data, &mut pool).unwrap()).collect();
         print!("{:7}", dtype.name());

@@ -159,10 +159,11 @@ impl Shared {
         // SAFETY: as above.
         let caller = if thread == 0 { None } else { unsafe { (*self.caller.get()).clone() } };
         let ended = self.ended.fetch_add(1, Ordering::SeqCst) + 1;
-        if ended == chunks && self.caller_parked.load(Ordering::SeqCst) {
-            if let Some(caller) = caller {
-                caller.unpark();
-            }
+        if ended == chunks
+            && self.caller_parked.load(Ordering::SeqCst)
+            && let Some(caller) = caller
+        {
+            caller.unpark();
         }
         true
     }

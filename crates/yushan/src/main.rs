@@ -1,3 +1,78 @@
 //! The binary: it only wires the parts together and turns errors into exit codes.
+//!
+//! The key decision: one file a command, each with its flags, its help and one function that does
+//! it. Results go to stdout and nothing else does; errors, warnings, progress and statistics go to
+//! stderr. What a command finds out about a model it asks the library; no rule of the engine is
+//! written here a second time.
 
-fn main() {}
+mod bench;
+mod chat;
+mod convert;
+mod exit;
+mod figures;
+mod flags;
+mod form;
+mod hub;
+mod inspect;
+mod interrupt;
+mod models;
+mod open;
+mod progress;
+mod quantize;
+mod reply;
+mod run;
+mod score;
+
+use std::sync::LazyLock;
+
+use clap::{Parser, Subcommand};
+
+/// What `--version` prints: the release, and the instruction set the kernels will use here.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        format!("{} ({})", env!("CARGO_PKG_VERSION"), yushan_tensor::Isa::best().name())
+    });
+    &VERSION
+}
+
+/// Run, look into, convert, shrink and measure language models on this machine's processor.
+#[derive(Parser)]
+#[command(
+    name = "yushan",
+    version = version(),
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = exit::CODES,
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Box<run::Run>),
+    Inspect(inspect::Inspect),
+    Convert(convert::Convert),
+    Quantize(quantize::Quantize),
+    Score(score::Score),
+    Bench(bench::Bench),
+    Pull(models::Pull),
+    Models(models::Models),
+    Rm(models::Rm),
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Convert(command) => command.run(),
+        Command::Quantize(command) => command.run(),
+        Command::Score(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Pull(command) => command.run(),
+        Command::Models(command) => command.run(),
+        Command::Rm(command) => command.run(),
+    };
+    exit::code(done)
+}

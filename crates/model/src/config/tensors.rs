@@ -58,6 +58,10 @@ const TOGETHER: &[&[&str]] = &[
     &["attn_q_norm.weight", "attn_k_norm.weight"],
 ];
 
+/// Tensors that one family cannot do without.
+const NEEDED: &[(&str, &str)] =
+    &[("qwen2", "blk.0.attn_q.bias"), ("qwen3", "blk.0.attn_q_norm.weight")];
+
 impl Config {
     /// Checks that `tensors` are those of this decoder: all that it needs, of the right shapes, and
     /// no others.
@@ -81,6 +85,11 @@ impl Config {
         }
         for (name, _, _) in WHOLE.iter().filter(|row| row.2) {
             tensors.get(name).ok_or_else(|| missing(name))?;
+        }
+        for (family, name) in NEEDED {
+            if self.architecture == *family {
+                tensors.get(name).ok_or_else(|| missing(name))?;
+            }
         }
         for layer in 0..self.layers {
             for (name, _, _) in BLOCK.iter().filter(|row| row.2) {

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use super::FORMAT;
 use super::value::{Array, Cursor, Value};
+use crate::error::shown;
 use crate::mmap::Mapping;
 use crate::{Error, Result};
 
 /// Longest key of the specification, in bytes.
 const MAX_KEY: usize = 65535;
 
-/// The smallest entry: an empty key's length, a type, one byte.
-const MIN_ENTRY: usize = 8 + 4 + 1;
+/// The smallest entry: the length of a key, a key of one byte, a type, one byte.
+const MIN_ENTRY: usize = 8 + 1 + 4 + 1;
 
 /// The metadata of a file, in the order of the file and by key.
 #[derive(Clone, Debug)]
@@ -131,14 +132,14 @@ fn read_key<'a>(cursor: &mut Cursor<'a>, number: u64) -> Result<&'a str> {
     let fail =
         |detail: String| Err(Error::format(FORMAT, format!("metadata[{number}].key"), detail));
     let Some(len) = cursor.u64() else { return fail("the file ends before it".into()) };
-    if len > MAX_KEY as u64 {
-        return fail(format!("{len} bytes long, expected at most {MAX_KEY}"));
+    if len == 0 || len > MAX_KEY as u64 {
+        return fail(format!("{len} bytes long, expected 1 to {MAX_KEY}"));
     }
     let Some(bytes) = cursor.take(len as usize) else {
         return fail(format!("{len} bytes long, but the file ends before"));
     };
     match std::str::from_utf8(bytes) {
         Ok(key) => Ok(key),
-        Err(_) => fail(format!("{:?} is not UTF-8", bytes.escape_ascii().to_string())),
+        Err(_) => fail(format!("{} is not UTF-8", shown(bytes))),
     }
 }

@@ -11,6 +11,7 @@ use yushan_tensor::DType;
 use super::value::Cursor;
 use super::{DEFAULT_ALIGNMENT, FORMAT, MAGIC, Metadata};
 use crate::directory::{Directory, MAX_DIMS, NameRange, TensorView};
+use crate::error::shown;
 use crate::mmap::Mapping;
 use crate::{Error, Result};
 
@@ -253,7 +254,7 @@ impl<'a> Description<'a> {
         let start = cursor.at;
         let Some(bytes) = cursor.take(len as usize) else { return fail(field("name"), ends()) };
         let Ok(title) = std::str::from_utf8(bytes) else {
-            return fail(field("name"), format!("{} is not UTF-8", bytes.escape_ascii()));
+            return fail(field("name"), format!("{} is not UTF-8", shown(bytes)));
         };
         let Some(dims) = cursor.u32() else { return fail(format!("{title}.n_dims"), ends()) };
         if dims == 0 || dims as usize > MAX_DIMS {

@@ -323,7 +323,8 @@ fn absurd_counts_are_refused() {
     raw.clone().entry("a", 13, &[]).refused("a: ", "value type 13");
     raw.clone().entry("a", 9, &array(99, 1, &[0; 8])).refused("a: ", "element type 99");
     let long = "k".repeat(70_000);
-    raw.clone().entry(&long, 0, &[1]).refused("metadata[0].key", "at most 65535");
+    raw.clone().entry(&long, 0, &[1]).refused("metadata[0].key", "1 to 65535");
+    raw.clone().entry("", 0, &[1]).refused("metadata[0].key", "0 bytes long");
     raw.tensor(&"n".repeat(2000), &[4], 0, 0).refused("tensor[0].name", "expected 1 to 1024");
 }
 

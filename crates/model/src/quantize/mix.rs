@@ -148,7 +148,7 @@ pub(super) fn choose(target: Quantization, model: Model, tensors: &[Tensor<'_>])
 
 /// The order in which llama.cpp writes and counts tensors: those of no layer first, then layer by
 /// layer, each by name.
-pub(super) fn order(name: &str) -> (Option<usize>, &str) {
+pub(crate) fn order(name: &str) -> (Option<usize>, &str) {
     let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
     (layer.and_then(|number| number.parse().ok()), name)
 }

@@ -68,6 +68,7 @@ fn every_target_holds_the_rows_that_its_type_makes() {
         let mut progress = |done, total, _: &str| {
             assert!(done > last.0 && done <= total, "{done} of {total} after {}", last.0);
             last = (done, total);
+            ControlFlow::Continue(())
         };
         let report = quantize(&input, &to, target, &mut progress).unwrap();
         assert_eq!(last, (report.bytes_in, report.bytes_in));
@@ -99,7 +100,10 @@ fn tensors_are_written_layer_by_layer_and_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let (from, to) = (folder.path().join("in.gguf"), folder.path().join("out.gguf"));
     write_model(&from, DType::F16, |_, _| {});
-    quantize(&Gguf::open(&from).unwrap(), &to, Quantization::Q8_0, &mut |_, _, _| {}).unwrap();
+    quantize(&Gguf::open(&from).unwrap(), &to, Quantization::Q8_0, &mut |_, _, _| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let output = Gguf::open(&to).unwrap();
     let names: Vec<&str> = output.tensors().iter().map(|view| view.name).collect();
     let layer = ["attn_norm.weight", "attn_q.weight", "attn_v.weight", "ffn_down.weight"];
@@ -114,7 +118,9 @@ fn a_quantized_file_is_read_and_the_report_says_so() {
     let (from, to) = (folder.path().join("in.gguf"), folder.path().join("out.gguf"));
     write_model(&from, DType::Q8_0, |_, _| {});
     let input = Gguf::open(&from).unwrap();
-    let report = quantize(&input, &to, Quantization::Q4_0, &mut |_, _, _| {}).unwrap();
+    let report =
+        quantize(&input, &to, Quantization::Q4_0, &mut |_, _, _| ControlFlow::Continue(()))
+            .unwrap();
     // The head too: Q6_K.
     assert_eq!(report.requantized.len(), 8);
     assert!(report.warnings()[0].contains("8 tensors were quantized already"));
@@ -136,7 +142,9 @@ fn a_number_that_cannot_be_stored_is_named_and_leaves_no_file() {
                 values[300 * 512 + 7] = bad;
             }
         });
-        let error = quantize(&Gguf::open(&from).unwrap(), &to, target, &mut |_, _, _| {});
+        let error = quantize(&Gguf::open(&from).unwrap(), &to, target, &mut |_, _, _| {
+            ControlFlow::Continue(())
+        });
         let message = error.unwrap_err().to_string();
         assert!(message.contains("blk.1.attn_q.weight: row 300 "), "{bad} {target}: {message}");
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
@@ -174,4 +182,19 @@ fn pieces_of_any_size_make_the_same_tensor() {
             assert!(made(slab) == whole, "{dtype} in pieces of {slab}");
         }
     }
+}
+
+#[test]
+fn whoever_watches_can_stop_it_and_no_file_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("in.gguf"), folder.path().join("out.gguf"));
+    write_model(&from, DType::F32, |_, _| {});
+    let input = Gguf::open(&from).unwrap();
+    let mut calls = 0;
+    let stopped = quantize(&input, &to, Quantization::Q8_0, &mut |_, _, _| {
+        calls += 1;
+        if calls < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert!(matches!(stopped, Err(Error::Stopped)) && calls == 3, "{stopped:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the input alone");
 }

@@ -12,13 +12,14 @@ use super::merge::{Alphabet, Merger, Order, PairCollector, Run, byte_alphabet};
 use super::pieces::{Pieces, Prefix, byte_of_piece, write_piece};
 use super::vocabulary::{Builder, TokenKind, Vocabulary};
 use super::{Cut, Parts, RoleIds, Tokenizer, byte_level, split};
+use crate::error::shown;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
 const FORMAT: &str = "GGUF";
 
 /// Pre-tokenizers for which llama.cpp takes words that are tokens as they are.
-const IGNORE_MERGES: &[&str] = &[
+pub(super) const IGNORE_MERGES: &[&str] = &[
     "llama3",
     "llama-v3",
     "llama-bpe",
@@ -104,7 +105,7 @@ fn byte_pairs(metadata: &Metadata) -> Result<Tokenizer> {
             Some((&text[..space], &text[space + 1..]))
         });
         let Some((a, b)) = halves else {
-            let detail = format!("{:?}; expected two words", merge.escape_ascii().to_string());
+            let detail = format!("{}; expected two words", shown(merge));
             return Err(Error::format(FORMAT, format!("{key}[{number}]"), detail));
         };
         left.clear();
@@ -169,16 +170,13 @@ fn vocabulary(metadata: &Metadata, pieces: bool) -> Result<Vocabulary> {
     let Some(strings) = tokens.strings() else {
         return Err(Error::format(FORMAT, key, "expected an array of strings"));
     };
-    let mut kinds = numbers(metadata, "tokenizer.ggml.token_type", tokens.len(), |array| {
-        array.integers().map(Iterator::collect::<Vec<_>>)
-    })?
-    .map(Vec::into_iter);
-    let mut scores = numbers(metadata, "tokenizer.ggml.scores", tokens.len(), |array| {
-        array.floats().map(Iterator::collect::<Vec<_>>)
-    })?
-    .filter(|_| pieces)
-    .map(Vec::into_iter);
-    let mut builder = Builder::new(FORMAT, tokens.len());
+    let mut kinds =
+        numbers(metadata, "tokenizer.ggml.token_type", tokens.len(), |array| array.integers())?;
+    let mut scores =
+        numbers(metadata, "tokenizer.ggml.scores", tokens.len(), |array| array.floats())?
+            .filter(|_| pieces);
+    let length = tokens.strings().map_or(0, |strings| strings.map(<[u8]>::len).sum());
+    let mut builder = Builder::new(FORMAT, tokens.len(), length);
     for (number, bytes) in strings.enumerate() {
         let kind = match kinds.as_mut().and_then(Iterator::next) {
             None => TokenKind::Normal,
@@ -212,11 +210,11 @@ fn push(builder: &mut Builder, kind: TokenKind, bytes: &[u8], pieces: bool) -> R
 }
 
 /// An array of numbers beside the tokens; as long as they are, or absent.
-fn numbers<T>(
-    metadata: &Metadata,
+fn numbers<'a, T>(
+    metadata: &'a Metadata,
     key: &str,
     tokens: usize,
-    read: impl FnOnce(crate::gguf::Array<'_>) -> Option<T>,
+    read: impl FnOnce(crate::gguf::Array<'a>) -> Option<T>,
 ) -> Result<Option<T>> {
     let Some(array) = metadata.array(key)? else { return Ok(None) };
     if array.len() != tokens {

@@ -1,40 +1,39 @@
 //! Hugging Face's `tokenizer.json` (format of the `tokenizers` library), with what
 //! `tokenizer_config.json` and `generation_config.json` beside it say about special tokens.
 //!
-//! The key decision: the vocabulary and the merges are read straight into the tables, without a
-//! tree in between; the small rest is read as a tree, and every component that is not known to be
-//! exactly reproduced is refused by its name.
+//! The key decision: the vocabulary and the merges are walked where they lie (twice: once to count)
+//! and go straight into the tables, so that memory is bounded by the file; the small rest is read as
+//! a tree, and every component that is not known to be exactly reproduced is refused by its name.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use yushan_abi::TokenId;
 
-use super::merge::{Alphabet, Merger, PairCollector, Run, byte_alphabet};
+use super::merge::{Alphabet, Merger, Order, PairCollector, Run, byte_alphabet};
 use super::pieces::{Pieces, byte_of_piece, write_piece};
 use super::pipeline::{Ends, Pipeline, unsupported};
 use super::special::Strip;
 use super::vocabulary::{Builder, TokenKind, Vocabulary};
 use super::{Cut, Parts, RoleIds, Tokenizer, byte_level};
+use crate::json;
 use crate::{Error, Result};
 
 pub(super) const FORMAT: &str = "tokenizer.json";
 
-/// Ids may be this far beyond the number of tokens before the holes count as an error.
-const HOLES: usize = 1 << 16;
+/// There may be as many holes in the numbering as tokens, and this many more.
+const HOLES: usize = 256;
 
 /// Control tokens that end a text where no configuration says which.
 const EOS_NAMES: &[&str] = &["</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<eos>"];
 
 #[derive(Deserialize)]
 struct File<'a> {
-    #[serde(default)]
-    added_tokens: Vec<Added>,
+    #[serde(borrow, default)]
+    added_tokens: Option<&'a RawValue>,
     #[serde(borrow, default)]
     normalizer: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -46,9 +45,10 @@ struct File<'a> {
 }
 
 #[derive(Deserialize)]
-struct Added {
+struct Added<'a> {
     id: TokenId,
-    content: String,
+    #[serde(borrow)]
+    content: Cow<'a, str>,
     #[serde(default)]
     single_word: bool,
     #[serde(default)]
@@ -76,9 +76,9 @@ struct Model<'a> {
     #[serde(default)]
     ignore_merges: Option<bool>,
     #[serde(borrow, default)]
-    vocab: Words<'a>,
+    vocab: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    merges: Merges<'a>,
+    merges: Option<&'a RawValue>,
 }
 
 impl Tokenizer {
@@ -140,23 +140,9 @@ fn read(file: File<'_>, config: Config) -> Result<Tokenizer> {
     let pipeline = Pipeline::read(file.normalizer, file.pre_tokenizer)?;
     let template = Ends::read(file.post_processor)?;
     let byte_level = pipeline.is_byte_level();
-    let vocabulary = vocabulary(model, &file.added_tokens, byte_level)?;
-    let mut collector = PairCollector::new(&vocabulary, model.merges.0.len());
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    for (number, merge) in model.merges.0.iter().enumerate() {
-        let Some((a, b)) = merge.halves() else {
-            return Err(bad_merge(number, "expected two words"));
-        };
-        left.clear();
-        right.clear();
-        write_word(a, byte_level, &mut left);
-        write_word(b, byte_level, &mut right);
-        if !collector.add(&left, &right) {
-            let detail = format!("{a:?} and {b:?}: they or their merge are not in the vocabulary");
-            return Err(bad_merge(number, &detail));
-        }
-    }
-    let order = collector.order();
+    let words = Words { vocab: model.vocab, added: file.added_tokens };
+    let vocabulary = vocabulary(model, &words, byte_level)?;
+    let order = order(model, &vocabulary, byte_level)?;
     let find = |text: &str| vocabulary.find_any(text);
     let unknown = model.unk_token.as_deref().and_then(find);
     let run = if model.fuse_unk == Some(true) { Run::Fused } else { Run::Single };
@@ -186,12 +172,13 @@ fn read(file: File<'_>, config: Config) -> Result<Tokenizer> {
         unknown,
         pad: role(&config.pad),
     };
-    let added = &file.added_tokens;
-    let strips = added
-        .iter()
-        .filter(|token| token.lstrip || token.rstrip)
-        .map(|token| (token.id, Strip { left: token.lstrip, right: token.rstrip }))
-        .collect();
+    let mut strips = Vec::new();
+    words.each_added(&mut |_, token, _| {
+        if token.lstrip || token.rstrip {
+            strips.push((token.id, Strip { left: token.lstrip, right: token.rstrip }));
+        }
+        Ok(())
+    })?;
     Tokenizer::assemble(Parts {
         format: FORMAT,
         merger,
@@ -204,6 +191,29 @@ fn read(file: File<'_>, config: Config) -> Result<Tokenizer> {
         chat_template: config.chat_template,
         vocabulary,
     })
+}
+
+/// The merges, each checked to be one of tokens.
+fn order(model: &Model<'_>, vocabulary: &Vocabulary, byte_level: bool) -> Result<Order> {
+    let mut count = 0;
+    each_merge(model.merges, &mut |_, _, _| {
+        count += 1;
+        Ok(())
+    })?;
+    let mut collector = PairCollector::new(vocabulary, count);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    each_merge(model.merges, &mut |number, a, b| {
+        left.clear();
+        right.clear();
+        write_word(a, byte_level, &mut left);
+        write_word(b, byte_level, &mut right);
+        if !collector.add(&left, &right) {
+            let detail = format!("{a:?} and {b:?}: they or their merge are not in the vocabulary");
+            return Err(bad_merge(number, &detail));
+        }
+        Ok(())
+    })?;
+    Ok(collector.order())
 }
 
 fn bad_merge(number: usize, detail: &str) -> Error {
@@ -223,7 +233,7 @@ fn check_model(model: &Model<'_>) -> Result<()> {
             return Err(unsupported(&format!("model.{name} {value:?}"), "none"));
         }
     }
-    if !model.vocab.is_map {
+    if !model.vocab.is_some_and(|raw| raw.get().starts_with('{')) {
         return Err(Error::format(FORMAT, "model.vocab", "expected an object of words to ids"));
     }
     Ok(())
@@ -239,221 +249,191 @@ fn write_word(word: &str, byte_level: bool, bytes: &mut Vec<u8>) {
 }
 
 /// Words and added tokens in the order of their ids, holes filled.
-fn vocabulary(model: &Model<'_>, added: &[Added], byte_level: bool) -> Result<Vocabulary> {
-    let words = &model.vocab.words;
-    let most = words.len() + added.len() + HOLES;
-    let size = words.iter().map(|word| word.1).chain(added.iter().map(|token| token.id)).max();
-    let size = size.map_or(0, |id| id as usize + 1);
-    if size > most {
-        let detail = format!("id {} with {} tokens", size - 1, words.len() + added.len());
+fn vocabulary(model: &Model<'_>, words: &Words<'_>, byte_level: bool) -> Result<Vocabulary> {
+    let (mut count, mut bytes, mut size) = (0_usize, 0, 0);
+    words.each(&mut |found| {
+        count += 1;
+        bytes += found.text().len();
+        size = size.max(found.id() as usize + 1);
+        Ok(())
+    })?;
+    if size > 2 * count + HOLES {
+        let detail = format!("id {} with {count} tokens", size - 1);
         return Err(Error::format(FORMAT, "model.vocab", detail));
     }
-    // Number of the word or added token + 1 for each id; added tokens after the words.
-    let mut slots = vec![0u32; size];
-    for (number, (word, id)) in words.iter().enumerate() {
-        let slot = &mut slots[*id as usize];
-        if *slot != 0 {
-            let detail =
-                format!("{word:?} and {:?} both have id {id}", words[*slot as usize - 1].0);
-            return Err(Error::format(FORMAT, "model.vocab", detail));
-        }
-        *slot = number as u32 + 1;
-    }
-    for (number, token) in added.iter().enumerate() {
-        if token.single_word {
-            return Err(unsupported(&format!("single_word of {:?}", token.content), "false"));
-        }
-        let slot = &mut slots[token.id as usize];
-        match (*slot as usize).checked_sub(1) {
-            Some(at) if at < words.len() && words[at].0 != token.content => {
-                let detail = format!("id {}: {:?} in the vocabulary", token.id, words[at].0);
-                return Err(Error::format(FORMAT, format!("added_tokens[{number}]"), detail));
-            }
-            _ => *slot = (words.len() + number) as u32 + 1,
-        }
-    }
+    let places = words.places(size)?;
     let fallback = model.byte_fallback == Some(true) && !byte_level;
     let unknown = model.unk_token.as_deref();
-    let mut builder = Builder::new(FORMAT, size);
-    for slot in slots {
-        let Some(at) = (slot as usize).checked_sub(1) else {
-            builder.push(TokenKind::Unused, |_| {})?;
-            continue;
-        };
-        if let Some(token) = at.checked_sub(words.len()).map(|at| &added[at]) {
-            let text = token.content.as_str();
-            let kind = match (unknown == Some(text), token.special) {
-                (true, _) => TokenKind::Unknown,
-                (_, true) => TokenKind::Control,
-                (_, false) => TokenKind::UserDefined,
-            };
-            builder.push(kind, |arena| arena.extend_from_slice(text.as_bytes()))?;
-            continue;
-        }
-        let word = words[at].0.as_ref();
-        match byte_of_piece(word).filter(|_| fallback) {
-            Some(byte) => builder.push(TokenKind::Byte, |arena| arena.push(byte))?,
-            None if unknown == Some(word) => {
-                builder
-                    .push(TokenKind::Unknown, |arena| arena.extend_from_slice(word.as_bytes()))?;
+    let mut builder = Builder::new(FORMAT, size, bytes);
+    for place in places {
+        match words.at(place) {
+            None => builder.push(TokenKind::Unused, |_| {})?,
+            Some(Found::Added(token)) => {
+                let text = token.content.as_ref();
+                let kind = match (unknown == Some(text), token.special) {
+                    (true, _) => TokenKind::Unknown,
+                    (_, true) => TokenKind::Control,
+                    (_, false) => TokenKind::UserDefined,
+                };
+                builder.push(kind, |arena| arena.extend_from_slice(text.as_bytes()))?;
             }
-            None => {
-                builder.push(TokenKind::Normal, |arena| write_word(word, byte_level, arena))?;
-            }
+            Some(Found::Word(word, _)) => match byte_of_piece(&word).filter(|_| fallback) {
+                Some(byte) => builder.push(TokenKind::Byte, |arena| arena.push(byte))?,
+                None if unknown == Some(&word) => {
+                    let kind = TokenKind::Unknown;
+                    builder.push(kind, |arena| arena.extend_from_slice(word.as_bytes()))?;
+                }
+                None => {
+                    builder
+                        .push(TokenKind::Normal, |arena| write_word(&word, byte_level, arena))?;
+                }
+            },
         }
     }
     Ok(builder.build())
 }
 
-/// `model.vocab`: words and ids in the order of the file.
-#[derive(Default)]
+/// Where words and added tokens stand in the file.
 struct Words<'a> {
-    words: Vec<(Cow<'a, str>, TokenId)>,
-    /// False for the lists that other model types have.
-    is_map: bool,
+    vocab: Option<&'a RawValue>,
+    added: Option<&'a RawValue>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Words<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Words<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of words to ids")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
-                let mut words = Vec::new();
-                while let Some(word) = map.next_key_seed(Text)? {
-                    words.push((word, map.next_value()?));
-                }
-                Ok(Words { words, is_map: true })
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut list: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Words::default())
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
+/// One of them.
+enum Found<'a> {
+    Word(Cow<'a, str>, TokenId),
+    Added(Added<'a>),
 }
 
-/// `model.merges` in order.
-#[derive(Default)]
-struct Merges<'a>(Vec<MergeText<'a>>);
-
-enum MergeText<'a> {
-    /// `"a b"`
-    Joined(Cow<'a, str>),
-    /// `["a", "b"]`
-    Pair(Cow<'a, str>, Cow<'a, str>),
-}
-
-impl MergeText<'_> {
-    fn halves(&self) -> Option<(&str, &str)> {
+impl Found<'_> {
+    fn text(&self) -> &str {
         match self {
-            MergeText::Joined(text) => text.split_once(' ').filter(|(_, b)| !b.contains(' ')),
-            MergeText::Pair(a, b) => Some((a, b)),
+            Found::Word(word, _) => word,
+            Found::Added(token) => &token.content,
+        }
+    }
+
+    fn id(&self) -> TokenId {
+        match self {
+            Found::Word(_, id) => *id,
+            Found::Added(token) => token.id,
         }
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Merges<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Merges<'de>;
+impl<'a> Words<'a> {
+    /// All words, then all added tokens.
+    fn each(&self, found: &mut dyn FnMut(Found<'a>) -> Result<()>) -> Result<()> {
+        self.each_word(&mut |_, word, id| found(Found::Word(word, id)))?;
+        self.each_added(&mut |_, token, _| found(Found::Added(token)))
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of merges")
+    /// The words of `model.vocab`, each with its place in the text.
+    fn each_word(
+        &self,
+        each: &mut dyn FnMut(usize, Cow<'a, str>, TokenId) -> Result<()>,
+    ) -> Result<()> {
+        let text = self.vocab.map_or("{}", RawValue::get);
+        // A word begins after the value before it, white space and a comma.
+        let mut past = 1;
+        json::members(FORMAT, text, &mut |word, raw| {
+            let skip = |byte: u8| byte.is_ascii_whitespace() || byte == b',';
+            let rest = &text.as_bytes()[past..];
+            let at = past + rest.iter().position(|&byte| !skip(byte)).unwrap_or(0);
+            past = raw.get().as_ptr() as usize - text.as_ptr() as usize + raw.get().len();
+            let Ok(id) = serde_json::from_str(raw.get()) else {
+                let detail = format!("{word:?}: {}, expected an id", raw.get());
+                return Err(Error::format(FORMAT, "model.vocab", detail));
+            };
+            each(at, word, id)
+        })
+    }
+
+    /// The added tokens, each with its number and its place in the text.
+    fn each_added(
+        &self,
+        each: &mut dyn FnMut(usize, Added<'a>, usize) -> Result<()>,
+    ) -> Result<()> {
+        let Some(added) = self.added else { return Ok(()) };
+        let text = added.get();
+        let mut number = 0;
+        json::elements(FORMAT, "added_tokens", added, &mut |raw| {
+            let token = serde_json::from_str(raw.get()).map_err(|error| {
+                Error::format(FORMAT, format!("added_tokens[{number}]"), error.to_string())
+            })?;
+            number += 1;
+            each(number - 1, token, raw.get().as_ptr() as usize - text.as_ptr() as usize)
+        })
+    }
+
+    /// The place of each id: 0 for a hole, or else 1 more than twice the offset in the words (even)
+    /// or in the added tokens (odd). An added token may stand among the words too.
+    fn places(&self, size: usize) -> Result<Vec<u32>> {
+        let place = |at: usize, added: bool| {
+            u32::try_from(at * 2 + usize::from(added) + 1)
+                .map_err(|_| Error::format(FORMAT, "model.vocab", "longer than 2 GiB"))
+        };
+        let mut places = vec![0_u32; size];
+        self.each_word(&mut |at, word, id| {
+            let slot = &mut places[id as usize];
+            if let Some(Found::Word(other, _)) = self.at(*slot) {
+                let detail = format!("{word:?} and {other:?} both have id {id}");
+                return Err(Error::format(FORMAT, "model.vocab", detail));
             }
-
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut list: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
-                let mut merges = Vec::new();
-                while let Some(merge) = list.next_element()? {
-                    merges.push(merge);
+            *slot = place(at, false)?;
+            Ok(())
+        })?;
+        self.each_added(&mut |number, token, at| {
+            if token.single_word {
+                return Err(unsupported(&format!("single_word of {:?}", token.content), "false"));
+            }
+            let slot = &mut places[token.id as usize];
+            match self.at(*slot) {
+                Some(Found::Word(word, _)) if word != token.content => {
+                    let detail = format!("id {}: {word:?} in the vocabulary", token.id);
+                    return Err(Error::format(FORMAT, format!("added_tokens[{number}]"), detail));
                 }
-                Ok(Merges(merges))
+                _ => *slot = place(at, true)?,
             }
+            Ok(())
+        })?;
+        Ok(places)
+    }
+
+    /// What stands at a place of [`Words::places`]; the id of a word is not read again.
+    fn at(&self, place: u32) -> Option<Found<'a>> {
+        let place = place.checked_sub(1)? as usize;
+        let raw = if place.is_multiple_of(2) { self.vocab } else { self.added };
+        let mut json = serde_json::Deserializer::from_str(raw?.get().get(place / 2..)?);
+        match place & 1 {
+            0 => json::Text::deserialize(&mut json).ok().map(|word| Found::Word(word.0, 0)),
+            _ => Added::deserialize(&mut json).ok().map(Found::Added),
         }
-        deserializer.deserialize_seq(Reader)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for MergeText<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = MergeText<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"a b\" or [\"a\", \"b\"]")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> std::result::Result<Self::Value, E> {
-                Ok(MergeText::Joined(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> std::result::Result<Self::Value, E> {
-                Ok(MergeText::Joined(Cow::Owned(text.to_string())))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut list: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
-                let short = |n| serde::de::Error::invalid_length(n, &"two words");
-                let left = list.next_element_seed(Text)?.ok_or_else(|| short(0))?;
-                let right = list.next_element_seed(Text)?.ok_or_else(|| short(1))?;
-                match list.next_element::<IgnoredAny>()? {
-                    None => Ok(MergeText::Pair(left, right)),
-                    Some(_) => Err(short(3)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
-}
-
-/// A string, borrowed from the file where it holds no escapes.
-struct Text;
-
-impl<'de> DeserializeSeed<'de> for Text {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Text {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> std::result::Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> std::result::Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_string()))
-    }
+/// The two words of each merge: `"a b"` or `["a", "b"]`.
+fn each_merge(
+    merges: Option<&RawValue>,
+    each: &mut dyn FnMut(usize, &str, &str) -> Result<()>,
+) -> Result<()> {
+    let Some(merges) = merges else { return Ok(()) };
+    let mut number = 0;
+    json::elements(FORMAT, "model.merges", merges, &mut |raw| {
+        let text = raw.get();
+        let (joined, pair);
+        let halves = if text.starts_with('[') {
+            pair = serde_json::from_str::<(json::Text<'_>, json::Text<'_>)>(text).ok();
+            pair.as_ref().map(|(a, b)| (a.0.as_ref(), b.0.as_ref()))
+        } else {
+            joined = serde_json::from_str::<json::Text<'_>>(text).ok();
+            let halves = joined.as_ref().and_then(|text| text.0.split_once(' '));
+            halves.filter(|(_, b)| !b.contains(' '))
+        };
+        let Some((a, b)) = halves else { return Err(bad_merge(number, "expected two words")) };
+        number += 1;
+        each(number - 1, a, b)
+    })
 }
 
 /// What `tokenizer_config.json` says.

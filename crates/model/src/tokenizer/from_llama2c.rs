@@ -19,7 +19,7 @@ impl Tokenizer {
         reader.u32("max_token_length")?;
         // Each token takes at least 8 bytes, so a wrong number cannot ask for much memory.
         let room = vocabulary.min(bytes.len() / 8);
-        let mut builder = Builder::new(FORMAT, room);
+        let mut builder = Builder::new(FORMAT, room, bytes.len() - 8 * room);
         for token in 0..vocabulary {
             let score = f32::from_bits(reader.u32(&format!("score of token {token}"))?);
             let piece = reader.piece(token)?;
@@ -40,7 +40,7 @@ impl Tokenizer {
         }
         if reader.at < bytes.len() {
             let left = bytes.len() - reader.at;
-            let detail = format!("{left} bytes follow token {}; expected none", vocabulary - 1);
+            let detail = format!("{left} bytes follow the {vocabulary} tokens; expected none");
             return Err(Error::format(FORMAT, "end of file", detail));
         }
         let vocabulary = builder.build();

@@ -59,6 +59,23 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// Slots for so many entries: half as many again, whatever the number, because memory is bounded by
+/// the size of the file (a power of two would waste up to half).
+fn slots_for(entries: usize) -> usize {
+    (entries + entries / 2).max(16)
+}
+
+/// Where to look first: the low half of the hash, spread over the slots.
+#[inline]
+fn first(hash: u64, slots: usize) -> usize {
+    ((hash as u32 as u64 * slots as u64) >> 32) as usize
+}
+
+#[inline]
+fn next(at: usize, slots: usize) -> usize {
+    if at + 1 == slots { 0 } else { at + 1 }
+}
+
 #[inline]
 fn load8(bytes: &[u8], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
@@ -72,14 +89,14 @@ fn load4(bytes: &[u8], at: usize) -> u64 {
 /// Bytes → token. The bytes themselves stay in the vocabulary's arena.
 pub(super) struct ByteIndex {
     key: Key,
-    /// High half: high half of the hash; low half: token + 1, 0 where free. Length: a power of two.
+    /// High half: high half of the hash; low half: token + 1, 0 where free.
     slots: Vec<u64>,
 }
 
 impl ByteIndex {
-    /// Room for `entries` tokens at a load of at most one half.
+    /// Room for `entries` tokens at a load of two thirds.
     pub(super) fn with_room_for(entries: usize) -> Self {
-        Self { key: Key::random(), slots: vec![0; (entries * 2).next_power_of_two().max(16)] }
+        Self { key: Key::random(), slots: vec![0; slots_for(entries)] }
     }
 
     /// The token whose bytes are `bytes`; `of` gives the bytes of a token.
@@ -101,14 +118,14 @@ impl ByteIndex {
     ) {
         let hash = self.key.bytes(bytes);
         let entry = hash & !0xffff_ffff | (u64::from(token) + 1);
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let slots = self.slots.len();
+        let mut at = first(hash, slots);
         while self.slots[at] != 0 {
             let present = self.slots[at];
             if (present ^ hash) >> 32 == 0 && of(present as u32 - 1) == bytes {
                 break;
             }
-            at = (at + 1) & mask;
+            at = next(at, slots);
         }
         self.slots[at] = entry;
     }
@@ -116,8 +133,8 @@ impl ByteIndex {
     #[inline]
     fn find<'a>(&self, bytes: &[u8], of: impl Fn(TokenId) -> &'a [u8]) -> Result<TokenId, usize> {
         let hash = self.key.bytes(bytes);
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let slots = self.slots.len();
+        let mut at = first(hash, slots);
         loop {
             let present = self.slots[at];
             if present == 0 {
@@ -129,7 +146,7 @@ impl ByteIndex {
                     return Ok(token);
                 }
             }
-            at = (at + 1) & mask;
+            at = next(at, slots);
         }
     }
 }
@@ -153,22 +170,21 @@ pub(super) struct PairTable {
 impl PairTable {
     const FREE: u64 = u64::MAX;
 
-    /// Room for `entries` pairs at a load of at most two thirds.
+    /// Room for `entries` pairs at a load of two thirds.
     pub(super) fn with_room_for(entries: usize) -> Self {
-        let slots = (entries + entries / 2).next_power_of_two().max(16);
-        Self { key: Key::random(), slots: vec![(Self::FREE, 0); slots] }
+        Self { key: Key::random(), slots: vec![(Self::FREE, 0); slots_for(entries)] }
     }
 
     /// Enters a pair; the first entry of a pair stays.
     pub(super) fn insert(&mut self, left: TokenId, right: TokenId, merge: Merge) {
         let wanted = u64::from(left) << 32 | u64::from(right);
-        let mask = self.slots.len() - 1;
-        let mut at = self.key.pair(left, right) as usize & mask;
+        let slots = self.slots.len();
+        let mut at = first(self.key.pair(left, right), slots);
         while self.slots[at].0 != Self::FREE {
             if self.slots[at].0 == wanted {
                 return;
             }
-            at = (at + 1) & mask;
+            at = next(at, slots);
         }
         self.slots[at] = (wanted, u64::from(merge.rank) << 32 | u64::from(merge.token));
     }
@@ -177,8 +193,8 @@ impl PairTable {
     #[inline]
     pub(super) fn get(&self, left: TokenId, right: TokenId) -> Option<Merge> {
         let wanted = u64::from(left) << 32 | u64::from(right);
-        let mask = self.slots.len() - 1;
-        let mut at = self.key.pair(left, right) as usize & mask;
+        let slots = self.slots.len();
+        let mut at = first(self.key.pair(left, right), slots);
         loop {
             let (pair, merge) = self.slots[at];
             // First: a pair of two symbols that are no tokens looks like a free slot.
@@ -188,7 +204,7 @@ impl PairTable {
             if pair == wanted {
                 return Some(Merge { rank: (merge >> 32) as u32, token: merge as u32 });
             }
-            at = (at + 1) & mask;
+            at = next(at, slots);
         }
     }
 

@@ -269,9 +269,9 @@ impl Job<'_> {
     fn merge_long(&self, symbols: &mut Vec<Symbol>, heap: &mut BinaryHeap<Reverse<u64>>) {
         heap.clear();
         let last = symbols.len() as u32 - 1;
-        for at in 0..symbols.len() {
-            symbols[at].previous = (at as u32).checked_sub(1).unwrap_or(NONE);
-            symbols[at].next = if at as u32 == last { NONE } else { at as u32 + 1 };
+        for (at, symbol) in symbols.iter_mut().enumerate() {
+            symbol.previous = (at as u32).checked_sub(1).unwrap_or(NONE);
+            symbol.next = if at as u32 == last { NONE } else { at as u32 + 1 };
         }
         for at in 0..symbols.len() as u32 {
             self.rate_linked(symbols, at, heap);

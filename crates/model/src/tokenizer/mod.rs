@@ -6,13 +6,14 @@
 //! Every file format is turned into the same few parts: a [`Vocabulary`], a [`Merger`], a way to cut
 //! text into words, and a list of special tokens.
 //!
-//! Not here: templates (`template.rs`), training (`yushan-train`), Unigram and WordPiece models.
+//! Not here: templates (`chat.rs`), training (`yushan-train`), Unigram and WordPiece models.
 
 mod byte_level;
 mod from_gguf;
 mod from_json;
 mod from_llama2c;
 mod hash;
+mod into_gguf;
 mod merge;
 mod pieces;
 mod pipeline;
@@ -20,13 +21,14 @@ mod special;
 mod split;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unicode;
 mod unicode_table;
 mod vocabulary;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use yushan_abi::TokenId;
@@ -34,12 +36,15 @@ use yushan_abi::TokenId;
 use crate::{Error, Result};
 use merge::{Merger, Scratch};
 use pieces::Pieces;
-use special::{Matcher, Strip, is_steering};
+pub(crate) use special::Matcher;
+use special::{Strip, is_steering};
 use split::Rule;
 use vocabulary::{TokenKind, Vocabulary};
 
 pub use special::Special;
 pub use stream::StreamDecoder;
+#[cfg(test)]
+pub(crate) use tests::{llama3_json, test_tokenizer};
 
 /// Longest stretch that is merged as one word, in bytes; longer ones are cut, to bound memory (48
 /// bytes a byte of the word). Words of real text stay far below.
@@ -74,7 +79,7 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     merger: Merger,
     cut: Cut,
-    matcher: Matcher,
+    matcher: Arc<Matcher>,
     roles: RoleIds,
     add_bos: bool,
     add_eos: bool,
@@ -137,7 +142,9 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, special: Special, ends: Ends) -> Vec<TokenId> {
         match special {
             Special::Parse => self.encode_guarded(text, &[], ends),
-            Special::AsText => self.encode_guarded(text, &[0..text.len()], ends),
+            Special::AsText => {
+                self.encode_guarded(text, std::slice::from_ref(&(0..text.len())), ends)
+            }
         }
     }
 
@@ -182,6 +189,14 @@ impl Tokenizer {
     /// tokenizer does not know (models often have more rows than tokens).
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.vocabulary.bytes(token)
+    }
+
+    /// How text becomes tokens, for people to read.
+    pub fn kind(&self) -> &'static str {
+        match self.cut {
+            Cut::ByteLevel { .. } => "byte-level BPE",
+            Cut::Pieces(_) => "SentencePiece BPE",
+        }
     }
 
     /// How many tokens there are. A model's head can be wider.
@@ -240,13 +255,13 @@ impl Tokenizer {
             .collect()
     }
 
-    /// Whether `text`, set into a template, could be taken for special tokens.
-    pub(crate) fn is_risky(&self, text: &str) -> bool {
-        self.matcher.is_risky(text)
+    /// What finds special tokens, for templates to share.
+    pub(crate) fn matcher(&self) -> Arc<Matcher> {
+        Arc::clone(&self.matcher)
     }
 
     /// Whether encoding puts a space before the first word.
-    fn adds_space(&self) -> bool {
+    pub(crate) fn adds_space(&self) -> bool {
         match &self.cut {
             Cut::ByteLevel { add_space, .. } => *add_space,
             Cut::Pieces(pieces) => pieces.prefix != pieces::Prefix::Never,
@@ -304,7 +319,7 @@ impl Tokenizer {
             vocabulary: parts.vocabulary,
             merger: parts.merger,
             cut: parts.cut,
-            matcher,
+            matcher: Arc::new(matcher),
             roles: parts.roles,
             add_bos: parts.add_bos,
             add_eos: parts.add_eos,

@@ -34,6 +34,8 @@ struct Entry {
     bytes: Box<[u8]>,
     token: TokenId,
     strip: Strip,
+    /// The file calls it user-defined, not control.
+    word: bool,
     /// Found in plain text too: user-defined words that do not look like markers.
     always: bool,
 }
@@ -48,7 +50,7 @@ pub(super) struct Found {
 
 /// Looks for special tokens.
 #[derive(Default)]
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     /// Sorted by bytes.
     entries: Vec<Entry>,
     /// First byte → whether an entry begins with it; for `Special::Parse` and `Special::AsText`.
@@ -80,6 +82,7 @@ impl Matcher {
                 bytes: bytes.into(),
                 token,
                 strip: strip(token),
+                word: user,
                 always: user && !looks_like_marker(bytes),
             });
         }
@@ -116,24 +119,63 @@ impl Matcher {
         }
     }
 
-    /// Whether `text` holds a special token, ends with the beginning of one, or begins with the
-    /// end of one: whether it could be taken for steering when it is set into a template.
-    pub(super) fn is_risky(&self, text: &str) -> bool {
-        if self.find(text, 0, Special::Parse).is_some() {
-            return true;
-        }
+    /// Where in `text` (what somebody wrote, to be set into a template) a special token could
+    /// begin or end: the offsets behind the first characters of those found in it, of one that
+    /// its end could begin, and of one whose end it could be. Ascending. With `words_allowed` the
+    /// user-defined tokens found in it (`</think>`) do not count.
+    pub(crate) fn risky_spots(&self, text: &str, words_allowed: bool) -> Vec<usize> {
+        let begins = &self.begins[Special::Parse as usize];
         let bytes = text.as_bytes();
-        self.entries.iter().any(|entry| {
-            (1..entry.bytes.len().min(bytes.len() + 1)).any(|cut| {
-                bytes.ends_with(&entry.bytes[..cut])
-                    || bytes.starts_with(&entry.bytes[entry.bytes.len() - cut..])
-            })
-        })
+        let width = |at: usize| text[at..].chars().next().map_or(0, char::len_utf8);
+        let mut spots = Vec::new();
+        for at in (0..bytes.len()).filter(|&at| begins[bytes[at] as usize]) {
+            if self.steers_at(&bytes[at..], words_allowed) {
+                spots.push(at + width(at));
+            }
+        }
+        // Templates trim.
+        let (head, tail) = (text.trim_start().as_bytes(), text.trim_end().as_bytes());
+        for entry in self.entries.iter().filter(|entry| !entry.always) {
+            for cut in 1..entry.bytes.len() {
+                if head.starts_with(&entry.bytes[cut..]) {
+                    let at = bytes.len() - head.len();
+                    spots.push(at + width(at));
+                }
+                let at = tail.len().wrapping_sub(cut);
+                if tail.ends_with(&entry.bytes[..cut]) && text.is_char_boundary(at) {
+                    spots.push(at + width(at));
+                }
+            }
+        }
+        spots.sort_unstable();
+        spots.dedup();
+        spots
     }
 
     /// How a token treats white space around it.
     pub(super) fn strip_of(&self, token: TokenId) -> Strip {
         self.entries.iter().find(|entry| entry.token == token).map(|e| e.strip).unwrap_or_default()
+    }
+
+    /// Whether a token that steers begins `text`.
+    fn steers_at(&self, text: &[u8], words_allowed: bool) -> bool {
+        let mut range = &self.entries[..];
+        for (depth, &byte) in text.iter().enumerate() {
+            let start = range.partition_point(|entry| entry.bytes.get(depth) < Some(&byte));
+            range = &range[start..];
+            let end = range.partition_point(|entry| entry.bytes.get(depth) <= Some(&byte));
+            range = &range[..end];
+            match range.first() {
+                None => return false,
+                Some(entry) if entry.bytes.len() == depth + 1 => {
+                    if !(entry.always || words_allowed && entry.word) {
+                        return true;
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        false
     }
 
     fn longest_at(&self, text: &[u8], special: Special) -> Option<&Entry> {

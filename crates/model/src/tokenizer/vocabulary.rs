@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// What a token is for; the values are GGUF's `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum TokenKind {
+pub(super) enum TokenKind {
     /// Text.
     Normal = 1,
     /// Stands for what cannot be written in the vocabulary.
@@ -133,13 +133,14 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// For about `tokens` tokens from a file of this format.
-    pub(super) fn new(format: &'static str, tokens: usize) -> Self {
+    /// For `tokens` tokens of `bytes` bytes together from a file of this format. More can come; the
+    /// caller has checked both against the file, so that they bound what is allocated.
+    pub(super) fn new(format: &'static str, tokens: usize, bytes: usize) -> Self {
         let mut starts = Vec::with_capacity(tokens + 1);
         starts.push(0);
         Self {
             format,
-            arena: Vec::with_capacity(tokens.saturating_mul(6)),
+            arena: Vec::with_capacity(bytes),
             starts,
             kinds: Vec::with_capacity(tokens),
             scores: Vec::new(),
@@ -171,6 +172,9 @@ impl Builder {
             let detail = "NaN; expected a log-probability";
             return Err(Error::format(self.format, format!("score of token {token}"), detail));
         }
+        if self.scores.capacity() == 0 {
+            self.scores.reserve_exact(self.kinds.capacity());
+        }
         self.scores.resize(token, 0.0);
         self.scores.push(score);
         Ok(())
@@ -180,7 +184,8 @@ impl Builder {
     /// is found, as in llama.cpp; empty tokens are never found.
     pub(super) fn build(self) -> Vocabulary {
         let Builder { arena, starts, kinds, scores, .. } = self;
-        let mut index = ByteIndex::with_room_for(kinds.len());
+        let text = kinds.iter().filter(|kind| kind.is_text()).count();
+        let mut index = ByteIndex::with_room_for(text);
         let mut longest = 0;
         let of = |token| slice(&arena, &starts, token);
         for (token, kind) in kinds.iter().enumerate() {

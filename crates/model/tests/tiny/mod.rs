@@ -6,15 +6,15 @@ use yushan_model::gguf::Header;
 use yushan_tensor::{DType, quantize_row};
 
 /// Sizes of a small Llama whose rows fill whole blocks of every type.
-pub const DIM: usize = 256;
-pub const LAYERS: usize = 2;
-pub const HEADS: usize = 4;
-pub const KV_HEADS: usize = 2;
-pub const FFN: usize = 512;
-pub const VOCABULARY: usize = 320;
+pub(crate) const DIM: usize = 256;
+pub(crate) const LAYERS: usize = 2;
+pub(crate) const HEADS: usize = 4;
+pub(crate) const KV_HEADS: usize = 2;
+pub(crate) const FFN: usize = 512;
+pub(crate) const VOCABULARY: usize = 320;
 
 /// Numbers between -1 and 1 (a linear congruential generator, constants of Numerical Recipes).
-pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
+pub(crate) fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -24,7 +24,7 @@ pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
 }
 
 /// Writes a model with matrices of this type; `context` tokens were seen in training.
-pub fn write(path: &Path, dtype: DType, context: usize) {
+pub(crate) fn write(path: &Path, dtype: DType, context: usize) {
     let mut header = Header::new();
     header.set("general.architecture", "llama");
     header.set("llama.context_length", context as u32);

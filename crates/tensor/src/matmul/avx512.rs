@@ -151,7 +151,7 @@ impl X {
     }
 
     /// The same chunk seen from block `b`, for kernels without their own count of blocks.
-    pub(super) fn from_block(self, layout: &Layout, b: usize) -> X {
+    pub(super) fn at_block(self, layout: &Layout, b: usize) -> X {
         let kind = Kind::of(layout);
         let at = b * self.width;
         X {

@@ -449,7 +449,7 @@ pub(super) unsafe fn pair(
             assert!(acc.len() >= stride + view.columns * PANEL);
             // SAFETY: the lengths were checked; the chunk's other arrays are cut by the same counts.
             unsafe {
-                let x = X::of(&view).from_block(layout, first);
+                let x = X::of(&view).at_block(layout, first);
                 multiply(layout, w, count, x, acc.as_mut_ptr(), stride);
             }
         }

@@ -46,7 +46,7 @@ pub(super) fn ggml_cases(name: &str) -> Option<Vec<(String, Vec<u32>)>> {
 }
 
 /// Llama 3's and Qwen2's tokenizers as `tokenizer.json`, put together from their vocabularies.
-pub(super) fn llama3_json() -> Option<Vec<u8>> {
+pub(crate) fn llama3_json() -> Option<Vec<u8>> {
     let encoder = read_shared("tokenizers/llama3/encoder.json.xz")?;
     let merges = read_shared("tokenizers/llama3/vocab.bpe.xz")?;
     let vocab: serde_json::Value = serde_json::from_slice(&encoder).unwrap();
