@@ -17,6 +17,9 @@ use crate::layout::PANEL;
 use crate::matmul::{Lanes, dense};
 use crate::{DType, ops};
 
+/// Floats between rows of scores, so that rows of a power of two do not fall on the same cache sets.
+const APART: usize = 16;
+
 /// One query row: the rotated query of one head at one position.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
@@ -48,8 +51,8 @@ impl Scratch {
         };
         Self {
             queries: vec![0.0; queries * layout.head_dim],
-            scores: vec![0.0; queries * positions],
-            acc: vec![0.0; queries * PANEL],
+            scores: vec![0.0; queries * (positions + APART)],
+            acc: vec![0.0; queries * layout.page_tokens.max(layout.padded_head())],
             wide: vec![0.0; wide],
         }
     }
@@ -137,27 +140,26 @@ pub fn attend(
     let to = queries.iter().map(|query| query.sees.1).max().unwrap_or(0);
     let pages = from / tokens..to.div_ceil(tokens);
     let base = pages.start * tokens;
-    let stride = pages.len() * tokens;
+    let stride = pages.len() * tokens + APART;
     let scale = 1.0 / (dim as f32).sqrt();
     for (query, out) in queries.iter().zip(scratch.queries.chunks_exact_mut(dim)) {
         let row = &q[query.row * q_stride + query.head * dim..][..dim];
         out.iter_mut().zip(row).for_each(|(out, v)| *out = v * scale);
     }
-    let acc = &mut scratch.acc[..queries.len() * PANEL];
     let head = layout.padded_head();
     for (p, &page) in past.table[pages.clone()].iter().enumerate() {
-        let (dtype, keys) = past.keys(page, &mut scratch.wide);
-        let lanes_bytes = head * PANEL * dtype.block_bytes();
-        for (panel, data) in keys.chunks_exact(lanes_bytes).enumerate() {
-            let at = p * tokens + panel * PANEL;
-            if base + at >= to {
-                break;
-            }
-            acc.fill(0.0);
-            let lanes = Lanes { dtype, data, stride: PANEL, length: dim, panel: 0, panels: 1 };
-            dense(isa, lanes, &scratch.queries, dim, acc);
-            for (acc, row) in acc.chunks_exact(PANEL).zip(scratch.scores.chunks_exact_mut(stride)) {
-                row[at..at + PANEL].copy_from_slice(acc);
+        let (dtype, data) = past.keys(page, &mut scratch.wide);
+        let at = p * tokens;
+        // Only as many panels of 16 positions as anybody sees.
+        let panels = tokens.min(to - base - at).div_ceil(PANEL);
+        let lanes = Lanes { dtype, data, stride: PANEL, length: dim, panel: head * PANEL, panels };
+        let acc = &mut scratch.acc[..panels * queries.len() * PANEL];
+        acc.fill(0.0);
+        dense(isa, lanes, &scratch.queries, dim, acc);
+        for (panel, acc) in acc.chunks_exact(queries.len() * PANEL).enumerate() {
+            let rows = scratch.scores.chunks_exact_mut(stride);
+            for (acc, row) in acc.as_chunks::<PANEL>().0.iter().zip(rows) {
+                row[at + panel * PANEL..][..PANEL].copy_from_slice(acc);
             }
         }
     }
@@ -166,15 +168,17 @@ pub fn attend(
         ops::softmax(isa, seen, query.sees.0 - base);
         unseen.fill(0.0);
     }
-    for d in (0..dim).step_by(PANEL) {
-        acc.fill(0.0);
-        for (p, &page) in past.table[pages.clone()].iter().enumerate() {
-            let (dtype, values) = past.values(page, &mut scratch.wide);
-            let data = &values[d * dtype.block_bytes()..];
-            let length = tokens.min(to - base - p * tokens);
-            let lanes = Lanes { dtype, data, stride: head, length, panel: 0, panels: 1 };
-            dense(isa, lanes, &scratch.scores[p * tokens..], stride, acc);
-        }
+    let panels = dim.div_ceil(PANEL);
+    let acc = &mut scratch.acc[..panels * queries.len() * PANEL];
+    acc.fill(0.0);
+    for (p, &page) in past.table[pages].iter().enumerate() {
+        let (dtype, data) = past.values(page, &mut scratch.wide);
+        let length = tokens.min(to - base - p * tokens);
+        let lanes = Lanes { dtype, data, stride: head, length, panel: PANEL, panels };
+        dense(isa, lanes, &scratch.scores[p * tokens..], stride, acc);
+    }
+    for (panel, acc) in acc.chunks_exact(queries.len() * PANEL).enumerate() {
+        let d = panel * PANEL;
         for (query, acc) in queries.iter().zip(acc.chunks_exact(PANEL)) {
             store(query, d, &acc[..PANEL.min(dim - d)]);
         }

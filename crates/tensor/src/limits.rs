@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::Pool;
 use crate::aligned::AlignedBytes;
-use crate::isa::{Isa, Set, multiversion};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
+use crate::isa::{Isa, multiversion};
 
 /// Bytes read for the bandwidth: many times any cache.
 const BYTES: usize = 384 << 20;

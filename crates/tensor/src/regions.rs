@@ -238,7 +238,7 @@ impl Plan {
     /// Bytes of scratch a plan like this takes.
     pub fn bytes(heads: Heads, rows: usize, context: usize, threads: usize) -> usize {
         let group = heads.queries / heads.kv;
-        threads * QUERIES.max(group).min(rows * group) * (context + 32 + heads.dim) * 4
+        threads * QUERIES.max(group).min(rows * group) * (context + 64 + 2 * heads.dim) * 4
     }
 
     /// Starts over.

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use crate::DType;
 use crate::layout::PANEL;
@@ -159,16 +160,17 @@ unsafe fn columns<const R: usize, T: Element>(w: Weights<T>, s: Sums, count: usi
 unsafe fn widened<const R: usize, T: Element>(w: Weights<T>, s: Sums, count: usize) {
     // SAFETY: as `tile`; the buffer holds R x BLOCK x 16 floats.
     unsafe {
-        let mut wide = [[0f32; BLOCK * PANEL]; R];
+        let mut wide = MaybeUninit::<[[f32; BLOCK * PANEL]; R]>::uninit();
+        let start = wide.as_mut_ptr().cast::<f32>();
         for first in (0..w.length).step_by(BLOCK) {
             let part = BLOCK.min(w.length - first);
             for r in 0..R {
                 for k in 0..part {
                     let from = w.start.add((first + k) * w.stride + r * w.panel);
-                    _mm512_storeu_ps(wide[r].as_mut_ptr().add(k * PANEL), T::load(from));
+                    _mm512_storeu_ps(start.add((r * BLOCK + k) * PANEL), T::load(from));
                 }
             }
-            let start = wide.as_ptr().cast::<f32>();
+            let start = start.cast_const();
             let w = Weights { start, stride: PANEL, panel: BLOCK * PANEL, length: part };
             let s = Sums { x: s.x.add(first), ..s };
             columns::<R, f32>(w, s, count);

@@ -10,6 +10,8 @@ mod avx512;
 mod avx512_dense;
 #[cfg(target_arch = "x86_64")]
 mod avx512_tile;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod scalar;
 
 #[cfg(test)]
@@ -67,7 +69,8 @@ pub(crate) fn strip(
                 // SAFETY: as above.
                 Set::Avx512 => unsafe { avx512::panel(layout, weights, &x, acc) },
                 #[cfg(target_arch = "aarch64")]
-                Set::Neon => scalar::panel(layout, weights, &x, acc),
+                // SAFETY: as above.
+                Set::Neon => unsafe { neon::panel(layout, weights, &x, acc) },
             }
         }
     }
@@ -97,6 +100,11 @@ pub(crate) fn dense(isa: Isa, w: Lanes<'_>, x: &[f32], x_stride: usize, acc: &mu
     if isa.set() == Set::Avx512 {
         // SAFETY: holding the `Isa` proves the features; the kernel checks the lengths.
         return unsafe { avx512_dense::dense(w, x, x_stride, acc) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa.set() == Set::Neon {
+        // SAFETY: as above.
+        return unsafe { neon::dense(w, x, x_stride, acc) };
     }
     let Lanes { dtype, stride, length, .. } = w;
     let size = dtype.block_bytes();
