@@ -274,17 +274,7 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             parts.dmin = pair(2);
             (parts.scales, parts.minima) = six_bit_pairs(&block[4..16]);
             let (high, low) = block[16..].split_at(block.len() - 16 - 128);
-            for (pair, (q, low)) in
-                q.as_chunks_mut::<64>().0.iter_mut().zip(low.as_chunks::<32>().0).enumerate()
-            {
-                for i in 0..32 {
-                    (q[i], q[i + 32]) = (low[i] & 15, low[i] >> 4);
-                }
-                for (i, high) in high.iter().enumerate() {
-                    q[i] |= (high >> (2 * pair) & 1) << 4;
-                    q[i + 32] |= (high >> (2 * pair + 1) & 1) << 4;
-                }
-            }
+            four_or_five_bits(q, high, low);
         }
         DType::Q6_K => {
             let (low, rest) = block.split_at(128);
@@ -330,6 +320,21 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
         }
     }
     parts
+}
+
+/// Q4_K and Q5_K: the quants; `high` is empty or holds their fifth bits.
+#[inline(always)]
+fn four_or_five_bits(q: &mut [u8; 256], high: &[u8], low: &[u8]) {
+    let quarters = q.as_chunks_mut::<64>().0.iter_mut().zip(low.as_chunks::<32>().0);
+    for (pair, (q, low)) in quarters.enumerate() {
+        for i in 0..32 {
+            (q[i], q[i + 32]) = (low[i] & 15, low[i] >> 4);
+        }
+        for (i, high) in high.iter().enumerate() {
+            q[i] |= (high >> (2 * pair) & 1) << 4;
+            q[i + 32] |= (high >> (2 * pair + 1) & 1) << 4;
+        }
+    }
 }
 
 /// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes.

@@ -98,7 +98,7 @@ unsafe fn tile<const R: usize, const C: usize, T: Element>(w: Weights<T>, s: Sum
             let mut v = [_mm512_setzero_ps(); R];
             for r in 0..R {
                 let at = at.add(r * w.panel);
-                if C <= 4 {
+                if C <= 8 {
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_byte_add(AHEAD).cast());
                 }
                 v[r] = T::load(at);
@@ -167,6 +167,7 @@ unsafe fn widened<const R: usize, T: Element>(w: Weights<T>, s: Sums, count: usi
             for r in 0..R {
                 for k in 0..part {
                     let from = w.start.add((first + k) * w.stride + r * w.panel);
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_byte_add(AHEAD).cast());
                     _mm512_storeu_ps(start.add((r * BLOCK + k) * PANEL), T::load(from));
                 }
             }
