@@ -1,8 +1,9 @@
 //! The decode pool: threads that take chunks of a region, spin briefly, then park.
 //!
-//! The key decision: one atomic word holds (region, chunks, next chunk). Whoever is running takes the
-//! next chunk; the caller never waits for a worker to *start*, only for chunks that were taken to
-//! end. So a neighbour that steals a core costs its share and not a barrier, and an idle pool costs
+//! The key decision: a region's chunks are dealt out in runs, one to a thread, and one atomic word for
+//! each run holds (region, end, next chunk). A thread walks its own run from the front, so that it
+//! streams through memory that it fetched ahead itself, and then takes from the ends of the others'
+//! runs; the caller never waits for a worker to *start*, only for chunks that were taken to end. So a neighbour that steals a core costs its share and not a barrier, and an idle pool costs
 //! nothing. What is computed never depends on who computed it.
 #![allow(unsafe_code)]
 
@@ -29,9 +30,10 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// region << 32 | chunks << 16 | next
-    state: AtomicU64,
-    /// Chunks of this region that ended.
+    /// A run of chunks for every thread.
+    runs: Vec<Run>,
+    /// Chunks of this region, and those of them that ended.
+    chunks: AtomicU32,
     ended: AtomicU32,
     /// The region's job; written while no chunk is taken, read by those who took one.
     job: UnsafeCell<Option<Job>>,
@@ -43,8 +45,33 @@ struct Shared {
     stop: AtomicBool,
 }
 
+/// region << 32 | end << 16 | next, on a cache line of its own.
+#[repr(align(64))]
+struct Run(AtomicU64);
+
+impl Run {
+    fn has_chunk(state: u64) -> bool {
+        (state & 0xffff) < (state >> 16 & 0xffff)
+    }
+
+    /// Takes the first chunk, or the last one for who does not own the run.
+    fn take(&self, own: bool) -> Option<usize> {
+        let mut state = self.0.load(Ordering::Acquire);
+        while Run::has_chunk(state) {
+            let taken = if own { state + 1 } else { state - (1 << 16) };
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            match self.0.compare_exchange_weak(state, taken, order.0, order.1) {
+                Ok(_) if own => return Some((state & 0xffff) as usize),
+                Ok(_) => return Some((state >> 16 & 0xffff) as usize - 1),
+                Err(now) => state = now,
+            }
+        }
+        None
+    }
+}
+
 // SAFETY: `job` and `caller` are written only by the caller between regions, when no worker holds a
-// chunk, and read only by a worker that holds one; `state` orders the two.
+// chunk, and read only by a worker that holds one; the runs' words order the two.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the job pointer is only followed while `Pool::run` keeps it alive.
 unsafe impl Send for Shared {}
@@ -54,7 +81,8 @@ impl Pool {
     pub fn new(threads: usize) -> Pool {
         let workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
+            runs: (0..=workers).map(|_| Run(AtomicU64::new(0))).collect(),
+            chunks: AtomicU32::new(0),
             ended: AtomicU32::new(0),
             job: UnsafeCell::new(None),
             caller: UnsafeCell::new(None),
@@ -99,8 +127,13 @@ impl Pool {
             *shared.caller.get() = Some(std::thread::current());
         }
         shared.ended.store(0, Ordering::Relaxed);
-        let state = u64::from(self.region) << 32 | (chunks as u64) << 16;
-        shared.state.store(state, Ordering::SeqCst);
+        shared.chunks.store(chunks as u32, Ordering::Relaxed);
+        let runs = shared.runs.len();
+        for (t, run) in shared.runs.iter().enumerate() {
+            let (next, end) = (chunks * t / runs, chunks * (t + 1) / runs);
+            let state = u64::from(self.region) << 32 | (end as u64) << 16 | next as u64;
+            run.0.store(state, Ordering::SeqCst);
+        }
         for (parked, thread) in shared.workers_parked.iter().zip(&self.threads) {
             if parked.load(Ordering::SeqCst) {
                 thread.thread().unpark();
@@ -127,23 +160,12 @@ impl Drop for Pool {
 impl Shared {
     /// Takes the next chunk, if there is one, and runs it.
     fn take_one(&self, thread: usize) -> bool {
-        let mut state = self.state.load(Ordering::Acquire);
-        loop {
-            let (chunks, next) = (state >> 16 & 0xffff, state & 0xffff);
-            if next >= chunks {
-                return false;
-            }
-            match self.state.compare_exchange_weak(
-                state,
-                state + 1,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => break,
-                Err(now) => state = now,
-            }
-        }
-        let (chunks, next) = ((state >> 16 & 0xffff) as u32, (state & 0xffff) as usize);
+        let mut others = (1..self.runs.len()).map(|i| (thread + i) % self.runs.len());
+        let own = self.runs[thread].take(true);
+        let Some(next) = own.or_else(|| others.find_map(|t| self.runs[t].take(false))) else {
+            return false;
+        };
+        let chunks = self.chunks.load(Ordering::Relaxed);
         // SAFETY: we hold a chunk of the current region, so the caller is inside `run`, the job is
         // alive, and nobody writes it.
         let job = unsafe { (*self.job.get()).map(|job| &*job) };
@@ -184,8 +206,7 @@ impl Shared {
     }
 
     fn has_chunk(&self, order: Ordering) -> bool {
-        let state = self.state.load(order);
-        (state & 0xffff) < (state >> 16 & 0xffff)
+        self.runs.iter().any(|run| Run::has_chunk(run.0.load(order)))
     }
 
     fn work(&self, worker: usize) {
