@@ -83,7 +83,7 @@ pub fn convert(
     let mut done = 0;
     for tensor in &tensors {
         write(tensor, file.config(), &mut writer)?;
-        file.release(tensor.name);
+        file.release();
         done += tensor.data.len() as u64;
         if progress(done, report.bytes_in, tensor.name).is_break() {
             return Err(Error::Stopped);

@@ -28,21 +28,22 @@ pub struct TensorView<'a> {
     pub data: &'a [u8],
 }
 
-/// A tensor that keeps its file mapped: rows can be read where they lie after everything else of the
-/// file was let go.
+/// A tensor that keeps its file open: rows can be read one by one after everything else of the file
+/// was let go.
 #[derive(Clone, Debug)]
 pub struct SharedTensor {
     /// How its elements are stored.
     pub dtype: DType,
+    /// Bytes of one row.
+    pub row_bytes: usize,
     part: Arc<Mapping>,
     start: usize,
-    row_bytes: usize,
 }
 
 impl SharedTensor {
-    /// The bytes of one row.
-    pub fn row(&self, row: usize) -> &[u8] {
-        &self.part[self.start + row * self.row_bytes..][..self.row_bytes]
+    /// Reads one row, `row_bytes` long.
+    pub fn read(&self, row: usize, into: &mut [u8]) {
+        self.part.read(self.start + row * self.row_bytes, into);
     }
 }
 
@@ -93,7 +94,7 @@ impl Directory {
         self.find(name).map(|record| self.view(record))
     }
 
-    /// The tensor of this name with its file kept mapped.
+    /// The tensor of this name with its file kept open.
     pub fn shared(&self, name: &str) -> Option<SharedTensor> {
         let record = self.find(name)?;
         let columns = record.shape[..usize::from(record.dims)].last().copied()?;
@@ -110,14 +111,10 @@ impl Directory {
         self.records.iter().map(|record| self.view(record))
     }
 
-    /// Asks for the bytes of a tensor to be read ahead.
-    pub fn will_need(&self, name: &str) {
-        self.advise(name, Mapping::will_need);
-    }
-
-    /// Gives the pages of a tensor back; see [`Mapping::release`].
-    pub fn release(&self, name: &str) {
-        self.advise(name, Mapping::release);
+    /// Gives back all pages of all files. The system maps more around each page that is read, so
+    /// giving back one tensor after another leaves much behind.
+    pub fn release(&self) {
+        self.parts.iter().for_each(|part| part.release(0..part.len()));
     }
 
     /// The mapped parts, in order.
@@ -236,14 +233,6 @@ impl Directory {
             .binary_search_by(|&i| self.name(&self.records[i as usize]).cmp(name))
             .ok()
             .map(|at| &self.records[self.by_name[at] as usize])
-    }
-
-    fn advise(&self, name: &str, hint: impl Fn(&Mapping, std::ops::Range<usize>)) {
-        let Some(record) = self.find(name) else { return };
-        let end = record.start + self.view(record).data.len();
-        if let Some(part) = self.parts.get(usize::from(record.part)) {
-            hint(part, record.start..end);
-        }
     }
 
     fn view<'a>(&'a self, record: &'a Record) -> TensorView<'a> {

@@ -162,6 +162,8 @@ impl Engine {
         let layout = kv_layout(config, options.kv);
         let pages = usize::try_from(pages(config, options)).unwrap_or(usize::MAX);
         let (rows, context) = (options.rows.max(1), options.context);
+        let fingerprint = fingerprint(file);
+        file.release();
         Ok(Engine {
             plan: Plan::new(llama.heads(), layout, rows, context, pool.threads()),
             state: llama.state(rows),
@@ -173,7 +175,7 @@ impl Engine {
             rows,
             sequences: BTreeMap::new(),
             next: 0,
-            fingerprint: fingerprint(file),
+            fingerprint,
             batch: (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows)),
         })
     }

@@ -106,7 +106,7 @@ impl ModelFile {
         self.metadata.as_ref()
     }
 
-    /// The tensor of this GGUF name, with its file kept mapped.
+    /// The tensor of this GGUF name, with its file kept open.
     pub(crate) fn shared(&self, name: &str) -> Option<SharedTensor> {
         self.tensors.shared(name)
     }
@@ -128,15 +128,10 @@ impl ModelFile {
         self.tensors.iter()
     }
 
-    /// Asks for the bytes of a tensor to be read ahead.
-    pub fn will_need(&self, name: &str) {
-        self.tensors.will_need(name);
-    }
-
-    /// Tells the operating system that the tensor's pages will not be read again, so that they
-    /// stop counting towards the process (after it was repacked).
-    pub fn release(&self, name: &str) {
-        self.tensors.release(name);
+    /// Tells the operating system that what was read of the file is not needed again soon, so that it
+    /// stops counting towards the process (after it was repacked).
+    pub fn release(&self) {
+        self.tensors.release();
     }
 
     /// The tokenizer: `apart`, a file or folder given by the user, or else the model's own. A

@@ -20,12 +20,15 @@ use crate::directory::SharedTensor;
 use crate::rope::Rotary;
 use crate::{Config, Error, ModelFile, Result};
 
+/// Bytes of a file that are read before its pages are given back.
+const RELEASE_BYTES: u64 = 8 << 20;
+
 /// The parameters of a decoder.
 pub(crate) struct Llama {
     pub(crate) config: Config,
     isa: Isa,
     rotary: Rotary,
-    /// `(V, D)`, read row by row where it lies in the file.
+    /// `(V, D)`, read row by row from the file.
     embedding: SharedTensor,
     layers: Vec<Layer>,
     output_norm: Vec<f32>, // (D)
@@ -67,6 +70,7 @@ pub(crate) struct State {
     cos: Vec<f32>,     // (rows, pairs)
     sin: Vec<f32>,     // (rows, pairs)
     logits: Vec<f32>,  // (rows that want them, V)
+    row: Vec<u8>,      // one row of the embeddings as it is stored
 }
 
 /// The rows of one step.
@@ -94,7 +98,8 @@ impl Llama {
         let (x, q) = (&mut s.x[..n * dim], &mut s.q[..n * q_width]);
         let (k, v) = (&mut s.k[..n * kv_width], &mut s.v[..n * kv_width]);
         for (&token, x) in rows.tokens.iter().zip(x.chunks_exact_mut(dim)) {
-            dequantize_row(self.embedding.dtype, self.embedding.row(token as usize), x);
+            self.embedding.read(token as usize, &mut s.row);
+            dequantize_row(self.embedding.dtype, &s.row, x);
         }
         s.cos.clear();
         s.sin.clear();
@@ -160,9 +165,13 @@ impl Llama {
     ) -> Result<Llama> {
         let config = file.config().clone();
         let total = file.tensors().map(|tensor| tensor.data.len() as u64).sum();
-        let mut loader = Loader { file, pool, done: 0, total, progress };
+        let mut loader = Loader { file, pool, done: 0, released: 0, total, progress };
         let (dim, ffn, head) = (config.dim, config.ffn, config.head_dim);
         let (q_rows, kv_rows) = (config.heads * head, config.kv_heads * head);
+        let tied = file.tensor("output.weight").is_none();
+        let output = if tied { "token_embd.weight" } else { "output.weight" };
+        // The largest first: while it is packed nothing else stands in memory.
+        let output = loader.matrix(output, config.vocabulary, dim)?;
         let mut layers = Vec::with_capacity(config.layers);
         for l in 0..config.layers {
             let name = |part: &str| format!("blk.{l}.{part}");
@@ -193,20 +202,19 @@ impl Llama {
                 down: loader.matrix(&name("ffn_down.weight"), dim, ffn)?,
             });
         }
-        let tied = file.tensor("output.weight").is_none();
-        let output = if tied { "token_embd.weight" } else { "output.weight" };
         file.expect("token_embd.weight", &[config.vocabulary, dim])?;
         let embedding = file.shared("token_embd.weight").ok_or_else(|| Error::Missing {
             what: "tensor \"token_embd.weight\"".into(),
             hint: "the file has no embeddings, so it cannot run".into(),
         })?;
+        let output_norm = loader.vector("output_norm.weight", dim)?;
         Ok(Llama {
             isa: Isa::best(),
             rotary: Rotary::new(&config.rope),
             embedding,
             layers,
-            output_norm: loader.vector("output_norm.weight", dim)?,
-            output: loader.matrix(output, config.vocabulary, dim)?,
+            output_norm,
+            output,
             config,
         })
     }
@@ -255,6 +263,7 @@ impl Llama {
             cos: Vec::with_capacity(rows * pairs),
             sin: Vec::with_capacity(rows * pairs),
             logits: vec![0.0; self.config.vocabulary],
+            row: vec![0; self.embedding.row_bytes],
         }
     }
 
@@ -304,6 +313,8 @@ struct Loader<'a> {
     file: &'a ModelFile,
     pool: &'a mut Pool,
     done: u64,
+    /// What `done` was when the file's pages were last given back.
+    released: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -313,9 +324,12 @@ impl Loader<'_> {
         let view = self.file.expect(name, &[rows, columns])?;
         let matrix = Matrix::pack(view.dtype, rows, columns, view.data, self.pool)
             .map_err(|error| Error::format("tensor", name, error.to_string()))?;
-        // Packed: the file's pages need not count twice.
-        self.file.release(name);
         self.done += view.data.len() as u64;
+        // Packed: the file's pages need not count twice.
+        if self.done - self.released >= RELEASE_BYTES {
+            self.file.release();
+            self.released = self.done;
+        }
         (self.progress)(self.done, self.total);
         Ok(matrix)
     }

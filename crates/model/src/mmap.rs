@@ -9,7 +9,7 @@ use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
 
-use memmap2::{Advice, Mmap, UncheckedAdvice};
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::{Error, Result};
 
@@ -19,7 +19,8 @@ pub struct Mapping(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    File(Mmap),
+    /// The file stays open for [`Mapping::read`].
+    File(Mmap, File),
     Bytes(Vec<u8>),
     /// Bytes that start on an 8-byte boundary, and how many of them count.
     Aligned(Vec<u64>, usize),
@@ -37,7 +38,7 @@ impl Mapping {
         // check every access against the length of the slice and re-check text as UTF-8 each time
         // they read it, so a file that changes yields other data, not an invalid value.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        Ok(Mapping(Kind::File(map)))
+        Ok(Mapping(Kind::File(map, file)))
     }
 
     /// Takes bytes that are already in memory.
@@ -52,20 +53,11 @@ impl Mapping {
         Mapping(Kind::Aligned(words, bytes.len()))
     }
 
-    /// Asks for the pages of `range` to be read ahead. Only a hint.
-    pub fn will_need(&self, range: Range<usize>) {
-        let Some(range) = self.checked(range) else { return };
-        if let Kind::File(map) = &self.0 {
-            // A refused hint (an exotic file system, say) costs speed, not correctness.
-            let _ = map.advise_range(Advice::WillNeed, range.start, range.len());
-        }
-    }
-
     /// Says that the pages of `range` will not be read again soon, so that they stop counting
     /// towards the process. Reading them later is allowed and brings them back.
     pub fn release(&self, range: Range<usize>) {
         let Some(range) = self.checked(range) else { return };
-        if let Kind::File(map) = &self.0 {
+        if let Kind::File(map, _) = &self.0 {
             // SAFETY: DONTNEED loses data only in anonymous or written pages. This mapping is a
             // private, read-only mapping of a file: the next access reads the same bytes again
             // from the page cache or the file, so slices borrowed meanwhile keep their contents.
@@ -73,6 +65,22 @@ impl Mapping {
                 map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
             };
         }
+    }
+
+    /// Copies bytes out without mapping their pages, which would count towards the process with all
+    /// that the system maps around them.
+    ///
+    /// # Panics
+    /// If they run past the end.
+    pub fn read(&self, start: usize, into: &mut [u8]) {
+        #[cfg(unix)]
+        if let Kind::File(_, file) = &self.0 {
+            use std::os::unix::fs::FileExt;
+            if file.read_exact_at(into, start as u64).is_ok() {
+                return;
+            }
+        }
+        into.copy_from_slice(&self[start..start + into.len()]);
     }
 
     fn checked(&self, range: Range<usize>) -> Option<Range<usize>> {
@@ -85,7 +93,7 @@ impl Deref for Mapping {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Kind::File(map) => map,
+            Kind::File(map, _) => map,
             Kind::Bytes(bytes) => bytes,
             Kind::Aligned(words, len) => &bytemuck::cast_slice(words)[..*len],
         }
@@ -103,10 +111,12 @@ mod tests {
         let bytes: Vec<u8> = (0..50_000_u32).map(|i| (i % 251) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
         let map = Mapping::open(&path).unwrap();
-        map.will_need(0..bytes.len());
         assert_eq!(&map[..], &bytes[..]);
         map.release(100..40_000);
         map.release(40_000..usize::MAX); // past the end: ignored
+        let mut copy = [0; 100];
+        map.read(40_050, &mut copy);
+        assert_eq!(copy[..], bytes[40_050..40_150]);
         assert_eq!(&map[..], &bytes[..]);
     }
 

@@ -119,7 +119,7 @@ pub fn quantize(
                 ControlFlow::Break(()) => Err(Error::Stopped),
             }
         })?;
-        input.tensors().release(name);
+        input.tensors().release();
     }
     writer.finish()?;
     Ok(report)
