@@ -16,7 +16,6 @@ use yushan_tensor::{Matrix, Pool};
 
 use crate::cache::{Cache, Sequence};
 use crate::llama::{Llama, Rows, State, heads};
-use crate::snapshot::Checksum;
 use crate::{Config, Error, ModelFile, Result};
 
 /// Tokens in a KV page.
@@ -131,7 +130,6 @@ pub struct Engine {
     rows: usize,
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u64,
-    fingerprint: u64,
     /// The tokens and positions of a step's rows, and the rows that need logits.
     batch: (Vec<TokenId>, Vec<usize>, Vec<usize>),
 }
@@ -162,7 +160,6 @@ impl Engine {
         let layout = kv_layout(config, options.kv);
         let pages = usize::try_from(pages(config, options)).unwrap_or(usize::MAX);
         let (rows, context) = (options.rows.max(1), options.context);
-        let fingerprint = fingerprint(file);
         file.release();
         Ok(Engine {
             plan: Plan::new(llama.heads(), layout, rows, context, pool.threads()),
@@ -175,7 +172,6 @@ impl Engine {
             rows,
             sequences: BTreeMap::new(),
             next: 0,
-            fingerprint,
             batch: (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows)),
         })
     }
@@ -264,9 +260,9 @@ impl Engine {
         self.slab.page_mut(page)
     }
 
-    /// Tells one model from another: sizes, names, types and the first bytes of every tensor.
+    /// Tells one model from another.
     pub(crate) fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        self.llama.fingerprint
     }
 
     fn sequence(&self, id: SequenceId) -> std::result::Result<&Sequence, ExecutorError> {
@@ -411,18 +407,6 @@ impl Executor for Engine {
             page_bytes: self.slab.page_stride(),
         }
     }
-}
-
-/// See [`Engine::fingerprint`].
-fn fingerprint(file: &ModelFile) -> u64 {
-    let mut sum = Checksum::new();
-    sum.add(format!("{:?}", file.config()).as_bytes());
-    for tensor in file.tensors() {
-        sum.add(tensor.name.as_bytes());
-        sum.add(tensor.dtype.name().as_bytes());
-        sum.add(&tensor.data[..tensor.data.len().min(64)]);
-    }
-    sum.value()
 }
 
 /// Says before anything is read when the memory is not there, and what would fit.

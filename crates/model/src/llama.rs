@@ -18,10 +18,14 @@ use yushan_tensor::{DType, Isa, KvSlab, Matrix, Pool, dequantize_row};
 use crate::config::RopeStyle;
 use crate::directory::SharedTensor;
 use crate::rope::Rotary;
+use crate::snapshot::Checksum;
 use crate::{Config, Error, ModelFile, Result};
 
 /// Bytes of a file that are read before its pages are given back.
 const RELEASE_BYTES: u64 = 8 << 20;
+
+/// Bytes of a matrix that go into the fingerprint.
+const SAMPLE: usize = 64;
 
 /// The parameters of a decoder.
 pub(crate) struct Llama {
@@ -33,6 +37,8 @@ pub(crate) struct Llama {
     layers: Vec<Layer>,
     output_norm: Vec<f32>, // (D)
     output: Matrix,        // (V, D)
+    /// Tells one model from another: sizes, and names, types and first bytes of all matrices.
+    pub(crate) fingerprint: u64,
 }
 
 /// One transformer block.
@@ -165,7 +171,9 @@ impl Llama {
     ) -> Result<Llama> {
         let config = file.config().clone();
         let total = file.tensors().map(|tensor| tensor.data.len() as u64).sum();
-        let mut loader = Loader { file, pool, done: 0, released: 0, total, progress };
+        let mut fingerprint = Checksum::new();
+        fingerprint.add(format!("{config:?}").as_bytes());
+        let mut loader = Loader { file, pool, fingerprint, done: 0, released: 0, total, progress };
         let (dim, ffn, head) = (config.dim, config.ffn, config.head_dim);
         let (q_rows, kv_rows) = (config.heads * head, config.kv_heads * head);
         let tied = file.tensor("output.weight").is_none();
@@ -215,6 +223,7 @@ impl Llama {
             layers,
             output_norm,
             output,
+            fingerprint: loader.fingerprint.value(),
             config,
         })
     }
@@ -312,6 +321,7 @@ impl Layer {
 struct Loader<'a> {
     file: &'a ModelFile,
     pool: &'a mut Pool,
+    fingerprint: Checksum,
     done: u64,
     /// What `done` was when the file's pages were last given back.
     released: u64,
@@ -324,6 +334,13 @@ impl Loader<'_> {
         let view = self.file.expect(name, &[rows, columns])?;
         let matrix = Matrix::pack(view.dtype, rows, columns, view.data, self.pool)
             .map_err(|error| Error::format("tensor", name, error.to_string()))?;
+        for bytes in [
+            name.as_bytes(),
+            view.dtype.name().as_bytes(),
+            &view.data[..SAMPLE.min(view.data.len())],
+        ] {
+            self.fingerprint.add(bytes);
+        }
         self.done += view.data.len() as u64;
         // Packed: the file's pages need not count twice.
         if self.done - self.released >= RELEASE_BYTES {
