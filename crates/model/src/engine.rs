@@ -114,7 +114,7 @@ pub fn memory(file: &ModelFile, options: &Options) -> Memory {
     Memory {
         weights: weights.sum(),
         kv: page.saturating_mul(pages(config, options)),
-        scratch: (attention + 4 * (options.rows * row + config.vocabulary)) as u64,
+        scratch: attention.saturating_add(4 * (options.rows * row + config.vocabulary)) as u64,
     }
 }
 

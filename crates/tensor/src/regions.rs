@@ -238,7 +238,8 @@ impl Plan {
     /// Bytes of scratch a plan like this takes.
     pub fn bytes(heads: Heads, rows: usize, context: usize, threads: usize) -> usize {
         let group = heads.queries / heads.kv;
-        threads * QUERIES.max(group).min(rows * group) * (context + 64 + 2 * heads.dim) * 4
+        let positions = context.saturating_add(64 + 2 * heads.dim);
+        positions.saturating_mul(4 * threads * QUERIES.max(group).min(rows * group))
     }
 
     /// Starts over.

@@ -1,7 +1,8 @@
 //! `bench`: how fast a model runs, beside what this machine could do at most.
 //!
-//! The key decision: the limits are measured in the same run, by plain loops over memory and over
-//! registers. Decoding reads every weight once a step, so it is held against read bandwidth;
+//! The key decision: the limits are measured right before and right after every timed run, by plain
+//! loops over memory and over registers, since a shared machine's bandwidth can double within seconds;
+//! a share is the median of the runs' own shares. Decoding reads every weight once a step, so it is held against read bandwidth;
 //! prefill does arithmetic on weights it has already, so it is held against peak arithmetic of the
 //! kind it uses (bytes for quantized weights, floats for others).
 //!
@@ -92,24 +93,23 @@ impl Bench {
         options.sequences = most;
         let mut engine = open::engine(&file, &options)?;
         let cases: Vec<usize> = self.cases().collect();
-        let bar = progress::of_steps((threads.len() * (cases.len() * self.repeat + 1)) as u64);
+        let bar = progress::of_steps((threads.len() * cases.len() * self.repeat) as u64);
         let (mut rows, mut limits) = (Vec::new(), Vec::new());
         for &threads in &threads {
             engine.set_threads(threads);
-            bar.set_message(format!("limits of {threads} threads"));
-            let limit = measure_limits(threads, engine.is_dense());
-            bar.inc(1);
+            let mut around = Around::new(threads, engine.is_dense());
             for &sequences in &cases {
-                let seconds = (0..self.repeat).map(|repeat| {
+                let mut samples = Vec::new();
+                for repeat in 0..self.repeat {
                     bar.set_message(name(sequences));
-                    let seconds = self.time(&mut engine, sequences, repeat);
+                    let before = around.limit(sequences);
+                    let seconds = self.time(&mut engine, sequences, repeat)?;
+                    samples.push((seconds, (before + around.limit(sequences)) / 2.0));
                     bar.inc(1);
-                    seconds
-                });
-                let mut seconds = seconds.collect::<Result<Vec<f64>>>()?;
-                rows.push(self.row(&engine, &limit, sequences, median(&mut seconds)));
+                }
+                rows.push(self.row(&engine, threads, sequences, &samples));
             }
-            limits.push(limit);
+            limits.push(around.limits());
         }
         bar.finish_and_clear();
         let text = if self.json {
@@ -163,31 +163,40 @@ impl Bench {
         Ok(seconds)
     }
 
-    fn row(&self, engine: &Engine, limits: &Limits, sequences: usize, seconds: f64) -> Row {
-        let threads = limits.threads;
+    /// `samples`: seconds of each run, and the limit around it.
+    fn row(
+        &self,
+        engine: &Engine,
+        threads: usize,
+        sequences: usize,
+        samples: &[(f64, f64)],
+    ) -> Row {
+        let seconds = median(&mut samples.iter().map(|sample| sample.0).collect::<Vec<_>>());
+        let percent = |work: f64| {
+            let share = |(seconds, limit): &(f64, f64)| 100.0 * work / seconds / limit;
+            median(&mut samples.iter().map(share).collect::<Vec<_>>())
+        };
         if sequences == 0 {
-            let tokens_per_second = self.prefill as f64 / seconds;
-            let operations = tokens_per_second * engine.operations_per_token() as f64;
+            let operations = self.prefill as f64 * engine.operations_per_token() as f64;
             return Row {
                 test: "prefill",
                 tokens: self.prefill,
                 threads,
                 sequences: 1,
-                tokens_per_second,
+                tokens_per_second: self.prefill as f64 / seconds,
                 bytes_per_second: None,
-                percent: 100.0 * operations / limits.operations,
+                percent: percent(operations),
             };
         }
-        let steps_per_second = self.decode as f64 / seconds;
-        let bytes = steps_per_second * engine.weight_bytes_per_token() as f64;
+        let bytes = self.decode as f64 * engine.weight_bytes_per_token() as f64;
         Row {
             test: "decode",
             tokens: self.decode,
             threads,
             sequences,
-            tokens_per_second: steps_per_second * sequences as f64,
-            bytes_per_second: Some(bytes),
-            percent: 100.0 * bytes / limits.bytes,
+            tokens_per_second: (self.decode * sequences) as f64 / seconds,
+            bytes_per_second: Some(bytes / seconds),
+            percent: percent(bytes),
         }
     }
 
@@ -268,9 +277,41 @@ fn arithmetic(engine: &Engine) -> &'static str {
     if engine.is_dense() { "f32" } else { "int8" }
 }
 
-fn measure_limits(threads: usize, dense: bool) -> Limits {
-    let peak = if dense { limits::peak_f32 } else { limits::peak_int8 };
-    Limits { threads, bytes: limits::read_bandwidth(threads), operations: peak(threads) }
+/// Measures limits between the runs of some number of threads, and remembers them.
+struct Around {
+    threads: usize,
+    dense: bool,
+    bytes: Vec<f64>,
+    operations: Vec<f64>,
+}
+
+impl Around {
+    fn new(threads: usize, dense: bool) -> Around {
+        Around { threads, dense, bytes: Vec::new(), operations: Vec::new() }
+    }
+
+    /// The limit now of prefill (0) or of that many sequences that decode.
+    fn limit(&mut self, sequences: usize) -> f64 {
+        let (found, all) = match (sequences, self.dense) {
+            (0, true) => (limits::peak_f32(self.threads), &mut self.operations),
+            (0, false) => (limits::peak_int8(self.threads), &mut self.operations),
+            _ => (limits::read_bandwidth(self.threads), &mut self.bytes),
+        };
+        all.push(found);
+        found
+    }
+
+    /// The medians; of a limit that no test needed, one measurement.
+    fn limits(mut self) -> Limits {
+        for sequences in [0, 1] {
+            let known = if sequences == 0 { &self.operations } else { &self.bytes };
+            if known.is_empty() {
+                self.limit(sequences);
+            }
+        }
+        let (bytes, operations) = (median(&mut self.bytes), median(&mut self.operations));
+        Limits { threads: self.threads, bytes, operations }
+    }
 }
 
 /// Runs a prompt in steps as large as the engine takes them, for the logits at its end.

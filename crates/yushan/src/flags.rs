@@ -30,6 +30,8 @@ pub(crate) enum Kv {
     /// Eight bits: half the memory, slightly less exact
     #[value(name = "q8_0")]
     Q8_0,
+    /// Single precision: for comparisons with other implementations
+    F32,
 }
 
 impl Engine {
@@ -41,6 +43,7 @@ impl Engine {
         options.kv = match self.kv {
             Kv::F16 => KvType::F16,
             Kv::Q8_0 => KvType::Q8_0,
+            Kv::F32 => KvType::F32,
         };
         options
     }
