@@ -32,7 +32,7 @@ pub(crate) struct Score {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Threads to compute with [default: all processors]
-    #[arg(long, value_name = "N", value_parser = flags::positive)]
+    #[arg(long, value_name = "N", value_parser = flags::threads)]
     threads: Option<usize>,
     /// How keys and values are stored
     #[arg(long, value_enum, default_value_t = flags::Kv::F16)]
