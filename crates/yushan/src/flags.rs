@@ -51,7 +51,7 @@ impl Engine {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct Drawing {
     /// 0 always takes the likeliest token; higher is more varied [default: 0.8]
-    #[arg(long, short = 't', value_name = "T", value_parser = at_least_zero)]
+    #[arg(long, short = 't', value_name = "T", value_parser = at_least_zero, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all [default: 40]
     #[arg(long, value_name = "K", value_parser = count)]
