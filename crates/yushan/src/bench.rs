@@ -85,7 +85,7 @@ impl Bench {
         let batched = if most > 1 { PROMPT + self.decode } else { 0 };
         let flags = flags::Engine {
             threads: threads.iter().copied().max(),
-            context: Some(self.prefill.max(self.decode).max(batched).max(1)),
+            context: Some(self.prefill.max(self.decode).max(batched).max(PROMPT)),
             kv: self.kv,
         };
         let mut options = flags.options(&file);
