@@ -128,6 +128,16 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 /// Most threads anyone may ask for: far above any machine, far below where starting them takes minutes.
 const MOST_THREADS: usize = 1024;
 
+/// Fewest tokens that `score` takes for a window.
+pub(crate) const SHORTEST_WINDOW: usize = 4;
+
+/// Tokens of a window of `score`.
+pub(crate) fn window(text: &str) -> Result<usize, String> {
+    let number = positive(text)?;
+    let good = (number >= SHORTEST_WINDOW).then_some(number);
+    good.ok_or_else(|| format!("expected at least {SHORTEST_WINDOW} tokens"))
+}
+
 /// A number of threads.
 pub(crate) fn threads(text: &str) -> Result<usize, String> {
     let number = positive(text)?;
