@@ -32,7 +32,7 @@ pub(crate) struct Bench {
     /// The model
     file: String,
     /// Numbers of threads, for example 1,2 or 1-8 [default: 1 to all processors]
-    #[arg(long, value_name = "LIST", value_parser = flags::list)]
+    #[arg(long, value_name = "LIST", value_parser = flags::thread_list)]
     threads: Option<List>,
     /// Tokens of the prompt; 0 leaves the test out
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = flags::count)]
@@ -86,7 +86,7 @@ impl Bench {
         let batched = if most > 1 { PROMPT + self.decode } else { 0 };
         let flags = flags::Engine {
             threads: threads.iter().copied().max(),
-            context: Some(self.prefill.max(self.decode).max(batched).max(1)),
+            context: Some(self.prefill.max(self.decode).max(batched).max(PROMPT)),
             kv: self.kv,
         };
         let mut options = flags.options(&file);

@@ -12,7 +12,7 @@ use yushan_tensor::KvType;
 #[command(next_help_heading = "Engine")]
 pub(crate) struct Engine {
     /// Threads to compute with [default: all processors]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Tokens the context window holds [default: what the model was trained for, at most 4096]
     #[arg(long, short = 'c', value_name = "N", value_parser = positive)]
@@ -54,7 +54,7 @@ impl Engine {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct Drawing {
     /// 0 always takes the likeliest token; higher is more varied [default: 0.8]
-    #[arg(long, short = 't', value_name = "T", value_parser = at_least_zero)]
+    #[arg(long, short = 't', value_name = "T", value_parser = at_least_zero, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the K likeliest tokens; 0 keeps all [default: 40]
     #[arg(long, value_name = "K", value_parser = count)]
@@ -126,6 +126,33 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
         0 => Err("expected a whole number above 0".into()),
         number => Ok(number),
     }
+}
+
+/// Most threads anyone may ask for: far above any machine, far below where starting them takes minutes.
+const MOST_THREADS: usize = 1024;
+
+/// Fewest tokens that `score` takes for a window.
+pub(crate) const SHORTEST_WINDOW: usize = 4;
+
+/// Tokens of a window of `score`.
+pub(crate) fn window(text: &str) -> Result<usize, String> {
+    let number = positive(text)?;
+    let good = (number >= SHORTEST_WINDOW).then_some(number);
+    good.ok_or_else(|| format!("expected at least {SHORTEST_WINDOW} tokens"))
+}
+
+/// A number of threads.
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
+    let number = positive(text)?;
+    let good = (number <= MOST_THREADS).then_some(number);
+    good.ok_or_else(|| format!("expected at most {MOST_THREADS} threads"))
+}
+
+/// Numbers of threads: `1,2,4` or `1-4`.
+pub(crate) fn thread_list(text: &str) -> Result<Vec<usize>, String> {
+    let numbers = list(text)?;
+    let good = numbers.iter().all(|&number| number <= MOST_THREADS).then_some(numbers);
+    good.ok_or_else(|| format!("expected at most {MOST_THREADS} threads"))
 }
 
 /// Whole numbers above 0: `1,2,4` or `1-4`.

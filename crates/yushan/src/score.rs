@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
+use yushan_model::Error;
 use yushan_model::score::{self, DEFAULT_WINDOW, score};
 use yushan_model::tokenizer::{Ends, Special};
 
@@ -23,7 +24,7 @@ pub(crate) struct Score {
     /// The text, or - for stdin
     text: PathBuf,
     /// Tokens in a window
-    #[arg(long, short = 'c', value_name = "N", default_value_t = DEFAULT_WINDOW, value_parser = flags::positive)]
+    #[arg(long, short = 'c', value_name = "N", default_value_t = DEFAULT_WINDOW, value_parser = flags::window)]
     context: usize,
     /// Score only the first N windows
     #[arg(long, value_name = "N", value_parser = flags::positive)]
@@ -32,7 +33,7 @@ pub(crate) struct Score {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// Threads to compute with [default: all processors]
-    #[arg(long, value_name = "N", value_parser = flags::positive)]
+    #[arg(long, value_name = "N", value_parser = flags::threads)]
     threads: Option<usize>,
     /// How keys and values are stored
     #[arg(long, value_enum, default_value_t = flags::Kv::F16)]
@@ -48,6 +49,11 @@ impl Score {
         let tokenizer = open::tokenizer(&file, self.tokenizer.as_deref())?;
         let text = open::text(&self.text)?;
         let tokens = tokenizer.encode(&text, Special::AsText, Ends::Declared);
+        if tokens.len() < flags::SHORTEST_WINDOW {
+            let (found, least) = (tokens.len(), flags::SHORTEST_WINDOW);
+            let detail = format!("{found} tokens; expected at least {least}: take a longer text");
+            return Err(Error::request("text", detail).into());
+        }
         let window = self.context.min(tokens.len());
         let engine = flags::Engine { threads: self.threads, context: Some(window), kv: self.kv };
         let mut engine = open::engine(&file, &engine.options(&file))?;

@@ -87,10 +87,15 @@ impl Header {
     /// Starts the file: writes everything up to the tensor data into a temporary file beside
     /// `path`.
     pub fn create(self, path: &Path) -> Result<Writer> {
+        // The rename at the end would put the file in the place of a device or a pipe.
+        if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+            let what = "is no regular file; give the path of a file to write";
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, what);
+            return Err(Error::io(path, source));
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let partial = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-        let failed = |source| Error::Io { path: partial.clone(), source };
-        let file = File::create(&partial).map_err(failed)?;
+        let file = File::create(&partial).map_err(|source| Error::io(path, source))?;
         let mut writer = Writer {
             target: path.to_path_buf(),
             partial: partial.clone(),
