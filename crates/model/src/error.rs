@@ -65,7 +65,7 @@ pub enum Error {
         context: usize,
     },
     /// The memory asked for is not there.
-    #[error("{asked} bytes needed for {what}, but the bound is {limit}: {hint}")]
+    #[error("{} MiB needed for {what}, but {} MiB are there: {hint}", asked >> 20, limit >> 20)]
     Memory {
         /// For what, e.g. `the KV cache of 4 × 32768 tokens`.
         what: String,

@@ -99,12 +99,17 @@ mod tests {
     #[test]
     fn errors_become_one_line_and_a_code() {
         let io = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let memory = Error::Memory { what: "KV".into(), asked: 2, limit: 1, hint: "less".into() };
+        let memory = Error::Memory {
+            what: "KV".into(),
+            asked: 2 << 20,
+            limit: 1 << 20,
+            hint: "less".into(),
+        };
         let cases: [(anyhow::Error, u8, &str); 7] = [
             (Error::io("model.gguf", io()).into(), 1, "model.gguf: permission denied"),
             (Error::format("GGUF", "version", "9").into(), 3, "GGUF: version: 9"),
             (Error::Grammar("line 1\n  line 2\n".into()).into(), 3, "grammar: line 1; line 2"),
-            (memory.into(), 4, "2 bytes needed for KV, but the bound is 1: less"),
+            (memory.into(), 4, "2 MiB needed for KV, but 1 MiB are there: less"),
             (anyhow::anyhow!("inner").context("outer"), 1, "outer: inner"),
             (BadFile("no such file".into()).into(), 3, "no such file"),
             (anyhow::anyhow!("a.gguf: damaged").context("a.gguf"), 1, "a.gguf: damaged"),

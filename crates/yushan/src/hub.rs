@@ -145,15 +145,22 @@ impl Hub {
         }
         if name.starts_with(name::SCHEME) {
             let name = Name::parse(name)?;
-            // A folder's name stands for the only file in it too.
-            let folder = self.models.join(name.repository());
-            let mut inside = held.iter().filter(|model| model.path.parent() == Some(&folder));
-            return match (name.file(), inside.next(), inside.next()) {
-                (None, Some(only), None) => Ok(only.path.clone()),
-                _ => self.pull(&name),
+            return match self.only_inside(&name, &held) {
+                Some(only) => Ok(only.path.clone()),
+                None => self.pull(&name),
             };
         }
         Ok(self.by_file_name(name, &held)?.path.clone())
+    }
+
+    /// A folder's name stands for the only file in it too.
+    fn only_inside<'a>(&self, name: &Name, held: &'a [Held]) -> Option<&'a Held> {
+        let folder = self.models.join(name.repository());
+        let mut inside = held.iter().filter(|model| model.path.parent() == Some(&folder));
+        match (name.file(), inside.next(), inside.next()) {
+            (None, only, None) => only,
+            _ => None,
+        }
     }
 
     fn remove(&self, name: &str) -> Result<u64> {
@@ -161,7 +168,8 @@ impl Hub {
         let model = match held.iter().find(|model| model.name == name) {
             Some(model) => model,
             None if name.starts_with(name::SCHEME) => {
-                return Err(BadFile(format!("{name} is not here; see yushan models")).into());
+                let missing = || BadFile(format!("{name} is not here; see yushan models"));
+                self.only_inside(&Name::parse(name)?, &held).ok_or_else(missing)?
             }
             None => self.by_file_name(name, &held)?,
         };
