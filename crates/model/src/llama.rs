@@ -183,13 +183,7 @@ impl Llama {
         let mut layers = Vec::with_capacity(config.layers);
         for l in 0..config.layers {
             let name = |part: &str| format!("blk.{l}.{part}");
-            let head_norms = match file.tensor(&name("attn_q_norm.weight")) {
-                None => None,
-                Some(_) => Some((
-                    loader.vector(&name("attn_q_norm.weight"), head)?,
-                    loader.vector(&name("attn_k_norm.weight"), head)?,
-                )),
-            };
+            let head_norms = loader.head_norms(l, head)?;
             let q = loader.linear(&name("attn_q"), q_rows, dim)?;
             let k = loader.linear(&name("attn_k"), kv_rows, dim)?;
             let v = loader.linear(&name("attn_v"), kv_rows, dim)?;
@@ -359,6 +353,15 @@ impl Loader<'_> {
             None => None,
         };
         Ok(Linear { matrix, bias })
+    }
+
+    /// Qwen3's norms of queries and keys, where the file has them.
+    fn head_norms(&mut self, layer: usize, head: usize) -> Result<Option<(Vec<f32>, Vec<f32>)>> {
+        let [q, k] = ["q", "k"].map(|part| format!("blk.{layer}.attn_{part}_norm.weight"));
+        match self.file.tensor(&q) {
+            None => Ok(None),
+            Some(_) => Ok(Some((self.vector(&q, head)?, self.vector(&k, head)?))),
+        }
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>> {
