@@ -153,6 +153,16 @@ multiversion! {
             }
             return;
         }
+        if layout.scheme == Scheme::Block && rows.len() == PANEL * row_bytes {
+            match layout.dtype {
+                DType::Q8_0 => pack_block::<34, 2, 8>(layout, rows, panel),
+                DType::Q4_1 => pack_block::<20, 4, 4>(layout, rows, panel),
+                DType::Q5_0 => pack_block::<22, 6, 4>(layout, rows, panel),
+                DType::Q5_1 => pack_block::<24, 8, 4>(layout, rows, panel),
+                _ => pack_block::<18, 2, 4>(layout, rows, panel), // Q4_0, IQ4_NL
+            }
+            return;
+        }
         // Block by block over all rows: a block of the panel is written while it is in the cache.
         for (b, target) in panel.chunks_exact_mut(layout.block_bytes()).enumerate() {
             for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
@@ -169,16 +179,64 @@ multiversion! {
 /// Transposes up to 16 rows of elements of `SIZE` bytes.
 #[inline(always)]
 fn pack_dense<const SIZE: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    let panel = panel.as_chunks_mut::<SIZE>().0;
-    // 32 columns at a time, so that a line of every row is read at once and stays in the cache.
-    for (part, panel) in panel.chunks_mut(32 * PANEL).enumerate() {
-        for (row, data) in rows.chunks_exact(row_bytes).enumerate() {
-            let data = &data.as_chunks::<SIZE>().0[part * 32..];
-            for (column, element) in panel.chunks_exact_mut(PANEL).zip(data) {
-                column[row] = *element;
+    let (columns, count) = (row_bytes / SIZE, rows.len() / row_bytes);
+    let panel = &mut panel.as_chunks_mut::<SIZE>().0.as_chunks_mut::<PANEL>().0[..columns];
+    // Some columns at a time, so that a line of every row is read at once and stays in the cache.
+    let mut first = 0;
+    while first < columns {
+        let part = &mut panel[first..columns.min(first + 64)];
+        for row in 0..count {
+            let data = &rows[row * row_bytes + first * SIZE..][..part.len() * SIZE];
+            let data = &data.as_chunks::<SIZE>().0[..part.len()];
+            for i in 0..part.len() {
+                part[i][row] = data[i];
+            }
+        }
+        first += 64;
+    }
+}
+
+/// 16 rows of 32-column blocks of `BLOCK` bytes, whose quants are `WORDS` words from byte `AT` on.
+#[inline(always)]
+fn pack_block<const BLOCK: usize, const AT: usize, const WORDS: usize>(
+    layout: &Layout,
+    rows: &[u8],
+    panel: &mut [u8],
+) {
+    let blocks = rows.len() / PANEL / BLOCK;
+    let rows = &rows.as_chunks::<BLOCK>().0[..PANEL * blocks];
+    for (b, target) in panel.chunks_exact_mut(layout.block_bytes()).enumerate() {
+        let (header, planes) = target.split_at_mut(layout.header_bytes());
+        let (planes, high) = planes.as_chunks_mut::<64>().0.split_at_mut(WORDS);
+        for row in 0..PANEL {
+            let block = &rows[row * blocks + b];
+            header[2 * row..][..2].copy_from_slice(&block[..2]);
+            if layout.minima {
+                header[32 + 2 * row..][..2].copy_from_slice(&block[2..4]);
+            }
+            // Nibbles stand as the plane wants them already (columns k and k + 16 share a byte),
+            // bytes too.
+            for g in 0..WORDS {
+                planes[g][4 * row..][..4].copy_from_slice(&block[AT + 4 * g..][..4]);
+            }
+            if layout.high == 1 {
+                let word = [block[AT - 4], block[AT - 3], block[AT - 2], block[AT - 1]];
+                high[0][4 * row..][..4].copy_from_slice(&fifth_bits(u32::from_le_bytes(word)));
             }
         }
     }
+}
+
+/// Bit `k` of the word belongs to column `k`; the plane wants bit `g` of byte `i` for column `4g + i`.
+#[inline(always)]
+fn fifth_bits(word: u32) -> [u8; 4] {
+    std::array::from_fn(|i| {
+        // Every fourth bit, brought together in three steps.
+        let bits = word >> i & 0x1111_1111;
+        let bits = (bits | bits >> 3) & 0x0303_0303;
+        let bits = (bits | bits >> 6) & 0x000f_000f;
+        (bits | bits >> 12) as u8
+    })
 }
 
 /// One row of one 32-column block.
@@ -192,13 +250,9 @@ fn pack_short(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
     }
     let planes = &mut target[layout.header_bytes()..];
     if layout.high == 1 {
-        // Bit k of the word belongs to column k; the plane wants bit g of byte i for column 4g + i.
         let word = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
         at += 4;
-        let plane = &mut planes[4 * 64 + row * 4..][..4];
-        for (i, byte) in plane.iter_mut().enumerate() {
-            *byte = (0..8).map(|g| ((word >> (4 * g + i)) as u8 & 1) << g).sum();
-        }
+        planes[4 * 64 + row * 4..][..4].copy_from_slice(&fifth_bits(word));
     }
     // Nibbles stand as the plane wants them already (columns k and k + 16 share a byte), bytes too.
     for (g, four) in block[at..].chunks_exact(4).enumerate() {
@@ -221,20 +275,19 @@ fn pack_super(layout: &Layout, block: &[u8], target: &mut [u8], row: usize) {
             target[layout.minima_at() + (g / 2 * PANEL + row) * 2 + g % 2] = minima[g];
         }
     }
-    for (s, quants) in quants.chunks_exact(SUB).enumerate() {
-        let planes = &mut target[layout.header_bytes() + s * layout.sub_bytes()..];
-        pack_planes(layout, quants, planes, row);
+    let subs = target[layout.header_bytes()..].chunks_exact_mut(layout.sub_bytes());
+    for (quants, planes) in quants.as_chunks::<SUB>().0.iter().zip(subs) {
+        pack_planes(layout, quants, planes.as_chunks_mut().0, row);
     }
 }
 
 /// Spreads 32 quants over the bit planes of a sub-block, four columns in a word.
 #[inline(always)]
-fn pack_planes(layout: &Layout, quants: &[u8], planes: &mut [u8], row: usize) {
-    let words: [u32; 8] = std::array::from_fn(|g| {
-        u32::from_le_bytes([quants[4 * g], quants[4 * g + 1], quants[4 * g + 2], quants[4 * g + 3]])
-    });
+fn pack_planes(layout: &Layout, quants: &[u8; SUB], planes: &mut [[u8; 64]], row: usize) {
+    let quants = quants.as_chunks::<4>().0;
+    let words: [u32; 8] = std::array::from_fn(|g| u32::from_le_bytes(quants[g]));
     let mut put = |plane: usize, word: u32| {
-        planes[plane * 64 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
+        planes[plane].as_chunks_mut::<4>().0[row] = word.to_le_bytes();
     };
     // Bits from `from` on, `bits` of them a quant, of the words of a plane.
     let join = |words: &[u32], from: usize, bits: usize| {
@@ -283,8 +336,8 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             parts.d = [rest[16], rest[17]];
             for (part, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
                 let (h, quarter) = (part / 4, part % 4);
-                let low = &low[h * 64 + quarter % 2 * 32..][..32];
-                let high = &high[h * 32..][..32];
+                let low = at32(low, h * 64 + quarter % 2 * 32);
+                let high = at32(high, h * 32);
                 for i in 0..32 {
                     let low = low[i] >> (4 * (quarter / 2)) & 15;
                     q[i] = low | (high[i] >> (2 * quarter) & 3) << 4;
@@ -292,13 +345,13 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             }
         }
         DType::Q3_K => {
-            let (mask, rest) = block.split_at(32);
+            let (mask, rest) = (at32(block, 0), &block[32..]);
             let (low, rest) = rest.split_at(64);
             parts.scales = three_k_scales(&rest[..12]);
             parts.d = [rest[12], rest[13]];
             for (part, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
                 let (h, quarter) = (part / 4, part % 4);
-                let low = &low[h * 32..][..32];
+                let low = at32(low, h * 32);
                 for i in 0..32 {
                     q[i] = low[i] >> (2 * quarter) & 3 | (mask[i] >> part & 1) << 2;
                 }
@@ -312,9 +365,9 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
             parts.d = pair(80);
             parts.dmin = pair(82);
             for (part, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-                let low = &block[16 + part / 4 * 32..][..32];
+                let (low, shift) = (*at32(block, 16 + part / 4 * 32), 2 * (part % 4));
                 for i in 0..32 {
-                    q[i] = low[i] >> (2 * (part % 4)) & 3;
+                    q[i] = low[i] >> shift & 3;
                 }
             }
         }
@@ -322,17 +375,21 @@ fn parts(dtype: DType, block: &[u8]) -> Parts {
     parts
 }
 
+/// 32 bytes from `at` on, as an array: loops over it need no checks.
+#[inline(always)]
+fn at32(bytes: &[u8], at: usize) -> &[u8; 32] {
+    bytes[at..].first_chunk().unwrap_or(&[0; 32])
+}
+
 /// Q4_K and Q5_K: the quants; `high` is empty or holds their fifth bits.
 #[inline(always)]
 fn four_or_five_bits(q: &mut [u8; 256], high: &[u8], low: &[u8]) {
     let quarters = q.as_chunks_mut::<64>().0.iter_mut().zip(low.as_chunks::<32>().0);
+    let high = high.first_chunk::<32>().unwrap_or(&[0; 32]);
     for (pair, (q, low)) in quarters.enumerate() {
         for i in 0..32 {
-            (q[i], q[i + 32]) = (low[i] & 15, low[i] >> 4);
-        }
-        for (i, high) in high.iter().enumerate() {
-            q[i] |= (high >> (2 * pair) & 1) << 4;
-            q[i + 32] |= (high >> (2 * pair + 1) & 1) << 4;
+            q[i] = low[i] & 15 | (high[i] >> (2 * pair) & 1) << 4;
+            q[i + 32] = low[i] >> 4 | (high[i] >> (2 * pair + 1) & 1) << 4;
         }
     }
 }
