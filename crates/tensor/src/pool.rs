@@ -3,8 +3,11 @@
 //! The key decision: a region's chunks are dealt out in runs, one to a thread, and one atomic word for
 //! each run holds (region, end, next chunk). A thread walks its own run from the front, so that it
 //! streams through memory that it fetched ahead itself, and then takes from the ends of the others'
-//! runs; the caller never waits for a worker to *start*, only for chunks that were taken to end. So a neighbour that steals a core costs its share and not a barrier, and an idle pool costs
-//! nothing. What is computed never depends on who computed it.
+//! runs; the caller never waits for a worker to *start*, only for chunks that were taken to end. And
+//! when a chunk was held up for as long as a time slice, another process wants the worker's core: the
+//! caller then computes alone for a while, which is faster than a barrier that waits for slices. So a
+//! neighbour costs its share, and an idle pool costs nothing. What is computed never depends on who
+//! computed it.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -12,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 /// Pauses a worker spins between regions before it parks: some tens of microseconds, longer than the
 /// serial gaps inside a token.
@@ -20,6 +24,15 @@ const WORKER_SPINS: u32 = 1500;
 /// Pauses the caller spins for the last chunks before it parks.
 const CALLER_SPINS: u32 = 600;
 
+/// A wait for other threads' chunks this long, and this many times as long as the caller's own part of
+/// the region, means that a thread was taken off its core.
+const HELD_UP: Duration = Duration::from_micros(500);
+const HELD_UP_RATIO: u32 = 3;
+
+/// How long the caller computes alone: at first, and at most when it goes on being held up.
+const SHORT_RETREAT: Duration = Duration::from_millis(8);
+const LONG_RETREAT: Duration = Duration::from_millis(128);
+
 type Job = *const (dyn Fn(usize, usize) + Sync);
 
 /// Threads that run regions of chunks together with their caller.
@@ -27,6 +40,44 @@ pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     region: u32,
+    retreat: Retreat,
+}
+
+/// Whether the caller computes alone, because others want the cores.
+struct Retreat {
+    /// Until when, if it does.
+    until: Option<Instant>,
+    /// How long the next one will be.
+    length: Duration,
+    /// When the last one ended.
+    ended: Option<Instant>,
+}
+
+impl Retreat {
+    fn new() -> Retreat {
+        Retreat { until: None, length: SHORT_RETREAT, ended: None }
+    }
+
+    /// Whether a region that starts now is the caller's alone.
+    fn holds(&mut self, now: Instant) -> bool {
+        let holds = self.until.is_some_and(|until| now < until);
+        if !holds && self.until.take().is_some() {
+            self.ended = Some(now);
+        }
+        holds
+    }
+
+    /// Takes note of a region: its start, when the caller had no more to do, and its end.
+    fn note(&mut self, start: Instant, idle: Instant, end: Instant) {
+        let (own, waited) = (idle - start, end - idle);
+        if waited < HELD_UP || waited < own * HELD_UP_RATIO {
+            return;
+        }
+        // Soon after the last retreat: the other process is still there.
+        let again = self.ended.is_some_and(|ended| start - ended < 2 * self.length);
+        self.length = if again { (2 * self.length).min(LONG_RETREAT) } else { SHORT_RETREAT };
+        self.until = Some(end + self.length);
+    }
 }
 
 struct Shared {
@@ -98,7 +149,7 @@ impl Pool {
                 std::thread::Builder::new().name(name).spawn(move || shared.work(worker)).ok()
             })
             .collect();
-        Pool { shared, threads, region: 0 }
+        Pool { shared, threads, region: 0, retreat: Retreat::new() }
     }
 
     /// Threads, the caller counted in.
@@ -107,12 +158,13 @@ impl Pool {
     }
 
     /// Calls `job(chunk, thread)` once for every chunk; returns when all have ended. With one chunk or
-    /// one thread everything runs on the caller.
+    /// one thread, or while another process wants the cores, everything runs on the caller.
     ///
     /// # Panics
     /// When a job panics.
     pub fn run(&mut self, chunks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
-        if chunks <= 1 || self.threads.is_empty() {
+        let start = Instant::now();
+        if chunks <= 1 || self.threads.is_empty() || self.retreat.holds(start) {
             (0..chunks).for_each(|chunk| job(chunk, 0));
             return;
         }
@@ -140,7 +192,10 @@ impl Pool {
             }
         }
         while shared.take_one(0) {}
-        shared.wait(chunks as u32);
+        let idle = Instant::now();
+        if shared.wait(chunks as u32) {
+            self.retreat.note(start, idle, Instant::now());
+        }
         if shared.panicked.swap(false, Ordering::SeqCst) {
             panic!("a chunk of a parallel region panicked");
         }
@@ -190,11 +245,11 @@ impl Shared {
         true
     }
 
-    /// The caller's wait for chunks that others took.
-    fn wait(&self, chunks: u32) {
+    /// The caller's wait for chunks that others took; whether it was a long one.
+    fn wait(&self, chunks: u32) -> bool {
         for _ in 0..CALLER_SPINS {
             if self.ended.load(Ordering::Acquire) == chunks {
-                return;
+                return false;
             }
             std::hint::spin_loop();
         }
@@ -203,6 +258,7 @@ impl Shared {
             std::thread::park();
         }
         self.caller_parked.store(false, Ordering::SeqCst);
+        true
     }
 
     fn has_chunk(&self, order: Ordering) -> bool {
@@ -255,6 +311,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_caller_that_was_held_up_computes_alone_for_longer_each_time() {
+        let (us, mut retreat) = (Duration::from_micros, Retreat::new());
+        let start = Instant::now();
+        retreat.note(start, start + us(900), start + us(1900));
+        assert!(!retreat.holds(start + us(1900)), "as long as its own part: only a slow chunk");
+        retreat.note(start, start + us(20), start + us(520));
+        assert!(retreat.holds(start + us(521)));
+        let over = start + us(520) + SHORT_RETREAT;
+        assert!(!retreat.holds(over));
+        retreat.note(over, over + us(20), over + us(3020));
+        let twice = over + us(3020) + 2 * SHORT_RETREAT;
+        assert!(retreat.holds(twice - us(1)) && !retreat.holds(twice));
+        let much_later = twice + LONG_RETREAT;
+        retreat.note(much_later, much_later + us(20), much_later + us(3020));
+        assert!(!retreat.holds(much_later + us(3020) + SHORT_RETREAT), "begins anew");
     }
 
     #[test]
