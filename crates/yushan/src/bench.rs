@@ -2,9 +2,9 @@
 //!
 //! The key decision: the limits are measured right before and right after every timed run, by plain
 //! loops over memory and over registers, since a shared machine's bandwidth can double within seconds;
-//! a share is the median of the runs' own shares. Decoding reads every weight once a step, so it is held against read bandwidth;
-//! prefill does arithmetic on weights it has already, so it is held against peak arithmetic of the
-//! kind it uses (bytes for quantized weights, floats for others).
+//! a share is the median of the runs' own shares. Decoding reads every weight once a step, so it is
+//! held against read bandwidth; prefill does arithmetic on weights it has already, so it is held against
+//! peak arithmetic of the kind it uses (bytes for quantized weights, floats for others).
 //!
 //! The tests are llama.cpp's: a prompt of random tokens in a window that was empty (`pp512`), single
 //! tokens from an empty window (`tg128`), and several sequences that continue prompts of 128 tokens
@@ -20,6 +20,7 @@ use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
 use yushan_model::engine::{Engine, Options};
 use yushan_tensor::{Isa, limits};
 
+use crate::exit::BadUsage;
 use crate::figures::median;
 use crate::{flags, open, progress};
 
@@ -54,7 +55,7 @@ pub(crate) struct Bench {
     json: bool,
 }
 
-/// A path, so that clap takes the whole list as one value.
+/// Clap reads a `Vec` as an option that may stand several times; behind a name of its own it is one value.
 type List = std::vec::Vec<usize>;
 
 /// One line of the table.
@@ -80,6 +81,10 @@ struct Limits {
 impl Bench {
     pub(crate) fn run(self) -> Result<()> {
         let file = open::model(&self.file)?;
+        if self.cases().next().is_none() {
+            let why = "--prefill 0 --decode 0 leaves nothing to measure: leave one of them out";
+            return Err(BadUsage(why.into()).into());
+        }
         let all = Options::for_file(&file).threads;
         let threads = self.threads.clone().unwrap_or_else(|| (1..=all).collect());
         let most = self.sequences.iter().copied().max().unwrap_or(1);

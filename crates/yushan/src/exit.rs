@@ -17,6 +17,7 @@ pub(crate) const CODES: &str = "Exit codes:
   130  interrupted by Ctrl-C";
 
 const FAILED: u8 = 1;
+const BAD_USAGE: u8 = 2;
 const BAD_FILE: u8 = 3;
 const NO_MEMORY: u8 = 4;
 const INTERRUPTED: u8 = 130;
@@ -28,6 +29,18 @@ pub(crate) struct Interrupted;
 /// The file that a command was given is not there, or is no model.
 #[derive(Debug)]
 pub(crate) struct BadFile(pub(crate) String);
+
+/// What was asked for on the command line makes no sense.
+#[derive(Debug)]
+pub(crate) struct BadUsage(pub(crate) String);
+
+impl std::fmt::Display for BadUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadUsage {}
 
 impl std::fmt::Display for Interrupted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -63,9 +76,13 @@ fn number(error: &anyhow::Error) -> u8 {
     if error.is::<BadFile>() {
         return BAD_FILE;
     }
+    if error.is::<BadUsage>() {
+        return BAD_USAGE;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Format { .. } | Error::Unsupported { .. } | Error::Missing { .. }) => BAD_FILE,
         Some(Error::Template(_) | Error::Grammar(_)) => BAD_FILE,
+        Some(Error::Request { .. }) => BAD_USAGE,
         Some(Error::Memory { .. } | Error::Executor(ExecutorError::OutOfPages { .. })) => NO_MEMORY,
         Some(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => BAD_FILE,
         _ => FAILED,
@@ -105,12 +122,14 @@ mod tests {
             limit: 1 << 20,
             hint: "less".into(),
         };
-        let cases: [(anyhow::Error, u8, &str); 7] = [
+        let cases: [(anyhow::Error, u8, &str); 9] = [
             (Error::io("model.gguf", io()).into(), 1, "model.gguf: permission denied"),
             (Error::format("GGUF", "version", "9").into(), 3, "GGUF: version: 9"),
             (Error::Grammar("line 1\n  line 2\n".into()).into(), 3, "grammar: line 1; line 2"),
             (memory.into(), 4, "2 MiB needed for KV, but 1 MiB are there: less"),
             (anyhow::anyhow!("inner").context("outer"), 1, "outer: inner"),
+            (BadUsage("no name".into()).into(), 2, "no name"),
+            (Error::request("top_p", "2").into(), 2, "top_p: 2"),
             (BadFile("no such file".into()).into(), 3, "no such file"),
             (anyhow::anyhow!("a.gguf: damaged").context("a.gguf"), 1, "a.gguf: damaged"),
         ];

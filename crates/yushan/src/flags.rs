@@ -164,7 +164,11 @@ pub(crate) fn list(text: &str) -> Result<Vec<usize>, String> {
         if first > last || last - first > 4096 {
             return Err(format!("{part:?} is no range; expected for example 1,2,4 or 1-4"));
         }
-        numbers.extend(first..=last);
+        for number in first..=last {
+            if !numbers.contains(&number) {
+                numbers.push(number);
+            }
+        }
     }
     Ok(numbers)
 }
@@ -209,6 +213,7 @@ mod tests {
             ("1", Some(vec![1])),
             ("1,2,8", Some(vec![1, 2, 8])),
             ("1-3, 8", Some(vec![1, 2, 3, 8])),
+            ("2,1,2", Some(vec![2, 1])),
             ("0", None),
             ("3-1", None),
             ("1-999999999", None),

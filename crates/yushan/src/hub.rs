@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use yushan_model::gguf::Gguf;
 
-use crate::exit::BadFile;
+use crate::exit::{BadFile, BadUsage};
 use fetch::Fetcher;
 use name::{Name, parts_of_split};
 
@@ -128,7 +128,8 @@ impl Hub {
         for file in &files {
             // What the hub lists is as little trusted as what a person types.
             let one = name.with_file(file)?;
-            fetcher.fetch(&one, &self.models.join(one.path()))?;
+            let to = self.models.join(one.path());
+            fetcher.fetch(&one, &to).inspect_err(|_| self.prune(&to))?;
         }
         let folder = self.models.join(name.repository());
         match (name.file(), &files[..]) {
@@ -180,13 +181,17 @@ impl Hub {
                 fs::remove_file(&part).with_context(|| part.display().to_string())?;
             }
         }
-        // Folders that are empty now; the first that is not ends it.
-        for folder in model.path.ancestors().skip(1).take_while(|folder| **folder != self.models) {
+        self.prune(&model.path);
+        Ok(model.bytes)
+    }
+
+    /// Deletes the folders that a file left empty; the first that is not empty ends it.
+    fn prune(&self, path: &Path) {
+        for folder in path.ancestors().skip(1).take_while(|folder| **folder != self.models) {
             if fs::remove_dir(folder).is_err() {
                 break;
             }
         }
-        Ok(model.bytes)
     }
 
     /// The one model whose file or folder has this name, with or without `.gguf`.
@@ -276,12 +281,14 @@ fn wanted(name: &Name, listed: &[String]) -> Result<Vec<String>> {
     match files[..] {
         [file] => Ok(parts_of_split(file)),
         [] => {
-            bail!("{name} holds no model: expected a .gguf file, or config.json and .safetensors")
+            let expected = "expected a .gguf file, or config.json and .safetensors";
+            Err(BadFile(format!("{name} holds no model: {expected}")).into())
         }
         _ => {
             let names: Vec<_> =
                 files.iter().take(40).map(|file| format!("{name}:{file}")).collect();
-            bail!("{name} holds {} models; name one: {}", files.len(), names.join(", "))
+            let (count, names) = (files.len(), names.join(", "));
+            Err(BadUsage(format!("{name} holds {count} models; name one: {names}")).into())
         }
     }
 }

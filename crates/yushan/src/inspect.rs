@@ -79,10 +79,23 @@ impl Inspect {
             serde_json::to_writer_pretty(&mut out, &description.json())?;
             writeln!(out)?;
         } else {
-            out.write_all(description.text().as_bytes())?;
+            out.write_all(visible(&description.text()).as_bytes())?;
         }
         Ok(())
     }
+}
+
+/// The text without what a terminal would obey: a file from outside may hold escape sequences.
+fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' | '\t' => out.push(char),
+            char if char.is_control() => out.extend(char.escape_default()),
+            char => out.push(char),
+        }
+    }
+    out
 }
 
 /// Bytes of a file, or of the files of a folder.
@@ -334,5 +347,18 @@ fn value_json(value: &gguf::Value<'_>) -> Value {
                 array.iter().take(SHOWN_ELEMENTS).map(|element| value_json(&element)).collect();
             json!({"length": array.len(), "first": first})
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_text() {
+        assert_eq!(
+            visible("{{ a }}\n\t玉\u{1b}[2J\u{9b}1m\r"),
+            "{{ a }}\n\t玉\\u{1b}[2J\\u{9b}1m\\r"
+        );
     }
 }

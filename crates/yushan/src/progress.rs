@@ -25,7 +25,10 @@ pub(crate) fn of_writing<T>(
 
 /// A bar that counts bytes.
 pub(crate) fn of_bytes(total: u64) -> ProgressBar {
-    bar(total, "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}")
+    bar(
+        total,
+        "{wide_bar} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left  {msg}",
+    )
 }
 
 /// A bar that counts steps of some work.

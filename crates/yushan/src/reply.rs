@@ -56,7 +56,10 @@ impl<'a> Speaker<'a> {
         let options = flags.engine.options(&file);
         let Config { vocabulary, context, .. } = *file.config();
         if options.context > context {
-            eprintln!("warning: the model was trained for contexts of {context} tokens");
+            eprintln!(
+                "warning: the model was trained for contexts of {context} tokens and may lose the \
+                 thread beyond them; -c {context} stays within"
+            );
         }
         let constraint = form::constraint(&flags.form, &tokenizer, vocabulary)?;
         let engine = open::engine(&file, &options)?;
@@ -199,8 +202,9 @@ impl<'a> Page<'a> {
     fn show(&mut self, event: Event<'_>) {
         let (id, text, logprobs) = match event {
             Event::Prompt { .. } => return,
-            Event::Echo { id, text, logprobs } => (id, text, logprobs),
-            Event::Token { id, text, logprobs } => (id, text, logprobs),
+            Event::Echo { id, text, logprobs } | Event::Token { id, text, logprobs } => {
+                (id, text, logprobs)
+            }
         };
         if let Err(error) = self.write(id, text, logprobs) {
             self.failed.get_or_insert(error);

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::json;
-use yushan_model::Error;
 use yushan_model::score::{self, DEFAULT_WINDOW, score};
 use yushan_model::tokenizer::{Ends, Special};
 
+use crate::exit::BadFile;
 use crate::{flags, open, progress};
 
 /// Measure how well a model predicts a text: perplexity and bits per byte
@@ -52,7 +52,7 @@ impl Score {
         if tokens.len() < flags::SHORTEST_WINDOW {
             let (found, least) = (tokens.len(), flags::SHORTEST_WINDOW);
             let detail = format!("{found} tokens; expected at least {least}: take a longer text");
-            return Err(Error::request("text", detail).into());
+            return Err(BadFile(format!("{}: {detail}", self.text.display())).into());
         }
         let window = self.context.min(tokens.len());
         let engine = flags::Engine { threads: self.threads, context: Some(window), kv: self.kv };

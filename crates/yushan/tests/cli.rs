@@ -139,12 +139,14 @@ fn errors_are_one_line_and_a_code() {
         ("run bare.gguf hello --json-schema bad.json", 3, "bad.json"),
         ("run bare.gguf hello --grammar bad.gbnf", 3, "bad.gbnf"),
         ("run bare.gguf hello --draft absent.gguf", 3, "the draft model"),
-        ("run bare.gguf hello --logit-bias 99999=1", 1, "99999"),
+        ("run bare.gguf hello --logit-bias 99999=1", 2, "99999"),
         ("convert bare.gguf out.gguf", 3, "GGUF already"),
         ("quantize absent.gguf out.gguf --type Q8_0", 3, "absent.gguf"),
-        ("score bare.gguf short.txt", 1, "tokens"),
+        ("score bare.gguf short.txt", 3, "tokens"),
         ("score bare.gguf absent.txt", 3, "absent.txt"),
         ("rm absent", 3, "absent"),
+        ("pull no-name", 2, "hf:OWNER/REPO"),
+        ("bench bare.gguf --prefill 0 --decode 0", 2, "nothing to measure"),
     ] {
         let (code, stdout, stderr) = finish(yushan(folder.path(), arguments));
         assert_eq!((code, stdout.as_str()), (Some(expected), ""), "{arguments}: {stderr}");

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+
+use crate::exit::BadUsage;
 
 /// What names on a hub begin with.
 pub(super) const SCHEME: &str = "hf:";
@@ -27,14 +29,18 @@ pub(super) struct Name {
 impl Name {
     pub(super) fn parse(text: &str) -> Result<Self> {
         let Some(rest) = text.strip_prefix(SCHEME) else {
-            bail!("{text:?} is no name on a hub; expected hf:OWNER/REPO or hf:OWNER/REPO:FILE");
+            return refuse(format!(
+                "{text:?} is no name on a hub; expected hf:OWNER/REPO or hf:OWNER/REPO:FILE"
+            ));
         };
         let (repository, file) = match rest.split_once(':') {
             Some((repository, file)) => (repository, Some(file)),
             None => (rest, None),
         };
         let Some((owner, repo)) = repository.split_once('/') else {
-            bail!("{text:?} names no owner; expected hf:OWNER/REPO or hf:OWNER/REPO:FILE");
+            return refuse(format!(
+                "{text:?} names no owner; expected hf:OWNER/REPO or hf:OWNER/REPO:FILE"
+            ));
         };
         check(text, owner)?;
         check(text, repo)?;
@@ -48,7 +54,7 @@ impl Name {
     /// The name of a file in the same repository.
     pub(super) fn with_file(&self, file: &str) -> Result<Self> {
         if file.split('/').count() > DEEPEST {
-            bail!("{file:?} lies too deep; at most {DEEPEST} parts");
+            return refuse(format!("{file:?} lies too deep; at most {DEEPEST} parts"));
         }
         for part in file.split('/') {
             check(file, part)?;
@@ -91,19 +97,23 @@ impl fmt::Display for Name {
     }
 }
 
+fn refuse<T>(why: String) -> Result<T> {
+    Err(BadUsage(why).into())
+}
+
 /// One part of a name: nothing that a file system or an address reads as more than a name.
 fn check(whole: &str, part: &str) -> Result<()> {
     let plain = |char: char| char.is_alphanumeric() || "-_.+=, ()".contains(char);
     if part.is_empty() || part.len() > LONGEST || part.starts_with('.') || !part.chars().all(plain)
     {
-        bail!(
+        return refuse(format!(
             "{part:?} in {whole:?} cannot be a part of a name: expected letters, digits, - _ and \
              dots within, at most {LONGEST} bytes"
-        );
+        ));
     }
     // What a download in progress is called.
     if [".partial", ".version"].iter().any(|end| part.ends_with(end)) {
-        bail!("{whole:?} ends as a download in progress does");
+        return refuse(format!("{whole:?} ends as a download in progress does"));
     }
     Ok(())
 }
