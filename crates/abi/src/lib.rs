@@ -4,9 +4,26 @@
 //! scheduler meet only here. It does no I/O, knows no async, and a trait enters only when two
 //! implementations exist.
 
+pub mod complete;
+pub mod disk;
 pub mod executor;
+pub mod label;
+pub mod language;
+pub mod message;
+pub mod policy;
 pub mod scripted;
+pub mod tool;
 
+pub use complete::{
+    Class, Complete, Counts, Event, Finish, Flow, Form, Logprob, ModelInfo, Overflow, Prompt,
+    Refusal, Request, Sampling, Sink, ToolChoice,
+};
+pub use disk::{Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
 pub use executor::{
     Admitted, Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId, Usage,
 };
+pub use label::{Integrity, Label, Readers, Sources};
+pub use language::{End, Language, Piece, Writer, Written};
+pub use message::{Call, Message, Part, Role};
+pub use policy::{AllowAll, Direction, Policy, Verdict};
+pub use tool::{Effect, ParamRole, Tool, ToolResult, ToolSpec};
