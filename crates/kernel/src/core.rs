@@ -1,0 +1,347 @@
+//! The core: a process table that is told what happened and says what to do.
+//!
+//! The key decision: all state that decides anything is here, and only [`Core::apply`] and
+//! [`Core::plan`] change it, from their arguments alone. What a token says is not known here; that one
+//! was written is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use yushan_abi::{Class, Label, Message};
+
+use crate::process::{Exit, Pid, Process, Signal, Spawn, State};
+use crate::scheduler::{Plan, Scheduler};
+
+/// Messages a mailbox holds.
+const MAILBOX: usize = 256;
+
+/// Processes that are over and still in the table.
+const REMEMBERED: usize = 256;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A process begins.
+    Spawn(Box<Spawn>),
+    /// Of a process's prompt so many tokens came from the cache.
+    Cached(Pid, usize),
+    /// A process wrote a token.
+    Wrote(Pid),
+    /// A process is over.
+    Exit(Pid, Exit),
+    /// Somebody sends a signal.
+    Signal(Pid, Signal),
+    /// Class and weight change.
+    Nice(Pid, Class, u32),
+    /// Whoever reads has no room, or has room again.
+    Blocked(Pid, bool),
+    /// A process waits for another to exit.
+    Wait(Pid, Pid),
+    /// A message from one to another.
+    Send(Pid, Pid, Box<Message>),
+    /// A process wants a message.
+    Receive(Pid),
+    /// A process calls a tool, or the tool has answered with this label.
+    Call(Pid),
+    /// A tool has answered, and so many tokens are to be read.
+    Answered(Pid, Label, usize),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// The process is over: free what it holds, and tell its reader.
+    Release(Pid, Exit),
+    /// A message is handed over.
+    Deliver(Pid, Pid, Box<Message>),
+    /// A child that was waited for is over.
+    Woken(Pid, Pid, Exit),
+    /// What was asked cannot be done, and why.
+    Refused(Pid, &'static str),
+}
+
+/// The process table.
+#[derive(Clone, Debug)]
+pub struct Core {
+    processes: BTreeMap<Pid, Process>,
+    scheduler: Scheduler,
+    next: u64,
+    now_ms: u64,
+}
+
+impl Core {
+    /// An empty table.
+    pub fn new(scheduler: Scheduler) -> Core {
+        Core { processes: BTreeMap::new(), scheduler, next: 1, now_ms: 0 }
+    }
+
+    /// The process of this name.
+    pub fn process(&self, pid: Pid) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    /// All of them, the ended ones that are remembered too.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+
+    /// Processes that are not over.
+    pub fn alive(&self) -> usize {
+        self.processes.values().filter(|process| process.exit.is_none()).count()
+    }
+
+    /// The name that the next process will get.
+    pub fn next_pid(&self) -> Pid {
+        Pid(self.next)
+    }
+
+    /// The rows of the next step: whose tokens, and how many.
+    pub fn plan(&mut self, now_ms: u64) -> Plan {
+        self.now_ms = now_ms;
+        let plan = self.scheduler.plan(now_ms);
+        for &(pid, rows) in &plan.rows {
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.pending -= rows.min(process.pending);
+                process.spent += rows as u64;
+            }
+        }
+        plan
+    }
+
+    /// The rows of a plan were not run: the engine had no room.
+    pub fn undo(&mut self, plan: &Plan) {
+        for &(pid, rows) in &plan.rows {
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.pending += rows;
+                process.spent -= rows as u64;
+            }
+            self.line(pid);
+        }
+    }
+
+    /// Takes note of what happened.
+    pub fn apply(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
+        self.now_ms = now_ms;
+        let mut out = Vec::new();
+        match event {
+            Event::Spawn(spawn) => self.spawn(*spawn),
+            Event::Cached(pid, cached) => self.with(pid, |process| {
+                let cached = cached.min(process.pending.saturating_sub(1));
+                process.pending -= cached;
+                process.counts.cached += cached;
+            }),
+            Event::Wrote(pid) => self.with(pid, |process| {
+                process.counts.generated += 1;
+                process.pending += 1;
+                process.times.1.get_or_insert(now_ms);
+            }),
+            Event::Exit(pid, exit) => self.exit(pid, exit, &mut out),
+            Event::Signal(pid, Signal::Kill) => self.exit(pid, Exit::Killed, &mut out),
+            Event::Signal(pid, signal) => {
+                self.with(pid, |process| process.stopped = signal == Signal::Stop);
+            }
+            Event::Nice(pid, class, weight) => self.with(pid, |process| {
+                (process.spawn.class, process.spawn.weight) = (class, weight);
+            }),
+            Event::Blocked(pid, blocked) => self.with(pid, |process| match process.state {
+                State::Ready if blocked => process.state = State::Blocked,
+                State::Blocked if !blocked => process.state = State::Ready,
+                _ => {}
+            }),
+            Event::Wait(pid, child) => self.wait(pid, child, &mut out),
+            Event::Send(from, to, message) => self.send(from, to, message, &mut out),
+            Event::Receive(pid) => self.receive(pid, &mut out),
+            Event::Call(pid) => self.with(pid, |process| {
+                (process.state, process.calls) = (State::Calling, process.calls + 1);
+            }),
+            Event::Answered(pid, label, tokens) => self.with(pid, |process| {
+                process.spawn.label = process.spawn.label.join(&label);
+                process.pending += tokens;
+                process.counts.prompt += tokens;
+                process.state = State::Ready;
+            }),
+            Event::Tick => {}
+        }
+        self.enforce(&mut out);
+        self.inherit();
+        out
+    }
+
+    fn spawn(&mut self, spawn: Spawn) {
+        let pid = Pid(self.next);
+        self.next += 1;
+        let process = Process {
+            pid,
+            state: State::Ready,
+            stopped: false,
+            pending: spawn.prompt,
+            counts: yushan_abi::Counts { prompt: spawn.prompt, ..Default::default() },
+            spent: 0,
+            calls: 0,
+            mailbox: Default::default(),
+            times: (self.now_ms, None, None),
+            exit: None,
+            spawn,
+        };
+        self.processes.insert(pid, process);
+        self.line(pid);
+    }
+
+    /// Changes a process that is alive, and its place in line.
+    fn with(&mut self, pid: Pid, change: impl FnOnce(&mut Process)) {
+        if let Some(process) = self.processes.get_mut(&pid).filter(|p| p.exit.is_none()) {
+            change(process);
+        }
+        self.line(pid);
+    }
+
+    /// Puts a process into the scheduler's line, or takes it out.
+    fn line(&mut self, pid: Pid) {
+        match self.processes.get(&pid) {
+            Some(p) if p.state == State::Ready && !p.stopped && p.pending > 0 => {
+                let Spawn { class, weight, .. } = p.spawn;
+                self.scheduler.ready(pid, class, weight, p.pending, self.now_ms);
+            }
+            // Read everything, and about to write: it keeps its place.
+            Some(p) if p.state == State::Ready && !p.stopped => {}
+            _ => self.scheduler.remove(pid),
+        }
+    }
+
+    fn exit(&mut self, pid: Pid, exit: Exit, out: &mut Vec<Action>) {
+        let mut ending = vec![(pid, exit)];
+        while let Some((pid, exit)) = ending.pop() {
+            let Some(process) = self.processes.get_mut(&pid).filter(|p| p.exit.is_none()) else {
+                continue;
+            };
+            (process.state, process.exit) = (State::Exited, Some(exit.clone()));
+            process.times.2 = Some(self.now_ms);
+            process.mailbox.clear();
+            self.scheduler.remove(pid);
+            out.push(Action::Release(pid, exit.clone()));
+            let waiting: Vec<Pid> = self.alive_where(|p| p.state == State::Waiting(pid));
+            for parent in waiting {
+                out.push(Action::Woken(parent, pid, exit.clone()));
+                self.with(parent, |process| process.state = State::Ready);
+            }
+            // Children do not outlive who started them.
+            let children = self.alive_where(|p| p.spawn.parent == Some(pid));
+            ending.extend(children.into_iter().map(|child| (child, Exit::Killed)));
+        }
+        self.forget();
+    }
+
+    fn alive_where(&self, is: impl Fn(&Process) -> bool) -> Vec<Pid> {
+        let alive = self.processes.values().filter(|process| process.exit.is_none());
+        alive.filter(|process| is(process)).map(|process| process.pid).collect()
+    }
+
+    /// Forgets the oldest of those that are over.
+    fn forget(&mut self) {
+        let over = self.processes.values().filter(|process| process.exit.is_some());
+        let over: Vec<Pid> = over.map(|process| process.pid).collect();
+        for pid in over.iter().take(over.len().saturating_sub(REMEMBERED)) {
+            self.processes.remove(pid);
+        }
+    }
+
+    fn wait(&mut self, pid: Pid, child: Pid, out: &mut Vec<Action>) {
+        match self.processes.get(&child).map(|process| process.exit.clone()) {
+            None => out.push(Action::Refused(pid, "there is no such process")),
+            Some(Some(exit)) => out.push(Action::Woken(pid, child, exit)),
+            // Whoever waits for itself through others would wait for ever.
+            Some(None) if self.waits_for(child, pid) => {
+                out.push(Action::Refused(pid, "it waits for the one that would wait for it"));
+            }
+            Some(None) => self.with(pid, |process| process.state = State::Waiting(child)),
+        }
+    }
+
+    /// Whether `pid` is `other`, or waits for it over any number of steps.
+    fn waits_for(&self, pid: Pid, other: Pid) -> bool {
+        let mut at = pid;
+        loop {
+            if at == other {
+                return true;
+            }
+            match self.processes.get(&at).map(|process| process.state) {
+                Some(State::Waiting(next)) => at = next,
+                _ => return false,
+            }
+        }
+    }
+
+    fn send(&mut self, from: Pid, to: Pid, message: Box<Message>, out: &mut Vec<Action>) {
+        let Some(process) = self.processes.get_mut(&to).filter(|p| p.exit.is_none()) else {
+            out.push(Action::Refused(from, "there is no such process"));
+            return;
+        };
+        if process.mailbox.len() >= MAILBOX {
+            out.push(Action::Refused(from, "its mailbox is full"));
+            return;
+        }
+        process.mailbox.push_back((from, *message));
+        if process.state == State::Receiving {
+            self.receive(to, out);
+        }
+    }
+
+    fn receive(&mut self, pid: Pid, out: &mut Vec<Action>) {
+        self.with(pid, |process| match process.mailbox.pop_front() {
+            Some((from, message)) => {
+                process.spawn.label = process.spawn.label.join(&message.label());
+                process.state = State::Ready;
+                out.push(Action::Deliver(pid, from, Box::new(message)));
+            }
+            None => process.state = State::Receiving,
+        });
+    }
+
+    /// Ends those whose budget is used up.
+    fn enforce(&mut self, out: &mut Vec<Action>) {
+        let now = self.now_ms;
+        // What cannot be paid for is not begun.
+        let over = |p: &Process| {
+            let budget = p.spawn.budget;
+            let beyond = |limit: Option<u64>, used: u64| limit.is_some_and(|limit| used > limit);
+            match () {
+                () if p.pending > 0 && beyond(budget.tokens, p.spent + p.pending as u64) => {
+                    Some("tokens")
+                }
+                () if beyond(budget.calls, p.calls) => Some("calls"),
+                () if beyond(budget.wall_ms, now - p.times.0) => Some("wall time"),
+                () => None,
+            }
+        };
+        let alive = self.processes.values().filter(|process| process.exit.is_none());
+        let ending: Vec<_> = alive.filter_map(|p| Some((p.pid, over(p)?))).collect();
+        for (pid, budget) in ending {
+            self.exit(pid, Exit::Budget(budget.into()), out);
+        }
+    }
+
+    /// Priority inheritance: whoever is waited for runs as soon as the most urgent one that waits.
+    fn inherit(&mut self) {
+        let mut urgent: BTreeMap<Pid, (Class, u32)> = BTreeMap::new();
+        for process in self.processes.values().filter(|process| process.exit.is_none()) {
+            let Spawn { class, weight, .. } = process.spawn;
+            let (mut at, mut seen) = (process.state, BTreeSet::new());
+            while let State::Waiting(next) = at
+                && seen.insert(next)
+            {
+                let entry = urgent.entry(next).or_insert((class, weight));
+                *entry = (entry.0.min(class), entry.1.max(weight));
+                at = self.processes.get(&next).map_or(State::Exited, |process| process.state);
+            }
+        }
+        for (pid, (class, weight)) in urgent {
+            if let Some(process) = self.processes.get(&pid) {
+                let own = &process.spawn;
+                self.scheduler.renice(pid, own.class.min(class), own.weight.max(weight));
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Language models as processes: a process table, a fair scheduler, mailboxes, budgets, labels and the
+//! call gate, and the one thread that runs an engine under them.
+//!
+//! The key decision: the core is a pure state machine. [`core::Core`] is told what happened and when,
+//! and answers with what to do; it reads no clock, does no I/O and starts no thread, so that a journal of
+//! what it was told replays to the same state, and thousands of random lives are simulated in a second.
+//! Everything that touches the world stands in `runtime.rs`.
+
+pub mod core;
+pub mod gate;
+pub mod process;
+
+pub mod scheduler;
+#[cfg(test)]
+mod simulation;
+
+pub use core::{Action, Core, Event};
+pub use process::{Budget, Exit, Pid, Process, Signal, Spawn, State};
+
+pub use scheduler::{Limits, Order, Scheduler};
