@@ -24,8 +24,20 @@ const REMEMBERED: usize = 256;
 pub enum Event {
     /// A process begins.
     Spawn(Box<Spawn>),
-    /// Of a process's prompt so many tokens came from the cache.
-    Cached(Pid, usize),
+    /// A process got its place in the engine: so many of its tokens came from the cache, and of the
+    /// rows that were planned only so many are run.
+    Admitted {
+        /// Which.
+        pid: Pid,
+        /// Tokens from the cache.
+        cached: usize,
+        /// Rows of the plan.
+        planned: usize,
+        /// Rows that are run.
+        run: usize,
+    },
+    /// A process lost its place in the engine, and has so many tokens to read again.
+    Evicted(Pid, usize),
     /// A process wrote a token.
     Wrote(Pid),
     /// A process is over.
@@ -111,27 +123,28 @@ impl Core {
         plan
     }
 
-    /// The rows of a plan were not run: the engine had no room.
-    pub fn undo(&mut self, plan: &Plan) {
-        for &(pid, rows) in &plan.rows {
-            if let Some(process) = self.processes.get_mut(&pid) {
-                process.pending += rows;
-                process.spent -= rows as u64;
-            }
-            self.line(pid);
-        }
-    }
-
     /// Takes note of what happened.
     pub fn apply(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
         self.now_ms = now_ms;
         let mut out = Vec::new();
+        let whose = match &event {
+            Event::Wrote(pid) | Event::Evicted(pid, _) | Event::Blocked(pid, _) => Some(*pid),
+            Event::Admitted { pid, .. } => Some(*pid),
+            _ => None,
+        };
         match event {
             Event::Spawn(spawn) => self.spawn(*spawn),
-            Event::Cached(pid, cached) => self.with(pid, |process| {
-                let cached = cached.min(process.pending.saturating_sub(1));
-                process.pending -= cached;
+            Event::Admitted { pid, cached, planned, run } => self.with(pid, |process| {
+                let unread = process.pending + planned;
+                process.pending = unread.saturating_sub(cached + run);
+                process.spent = process.spent.saturating_sub(planned.saturating_sub(run) as u64);
                 process.counts.cached += cached;
+            }),
+            // What it reads a second time is not its fault: it costs its turn, not its budget.
+            Event::Evicted(pid, pending) => self.with(pid, |process| {
+                let again = pending.saturating_sub(process.pending) as u64;
+                process.spent = process.spent.saturating_sub(again);
+                process.pending = pending;
             }),
             Event::Wrote(pid) => self.with(pid, |process| {
                 process.counts.generated += 1;
@@ -152,7 +165,7 @@ impl Core {
                 _ => {}
             }),
             Event::Wait(pid, child) => self.wait(pid, child, &mut out),
-            Event::Send(from, to, message) => self.send(from, to, message, &mut out),
+            Event::Send(from, to, message) => self.send(from, to, *message, &mut out),
             Event::Receive(pid) => self.receive(pid, &mut out),
             Event::Call(pid) => self.with(pid, |process| {
                 (process.state, process.calls) = (State::Calling, process.calls + 1);
@@ -165,8 +178,10 @@ impl Core {
             }),
             Event::Tick => {}
         }
-        self.enforce(&mut out);
-        self.inherit();
+        self.enforce(whose, &mut out);
+        if whose.is_none() {
+            self.inherit();
+        }
         out
     }
 
@@ -274,7 +289,7 @@ impl Core {
         }
     }
 
-    fn send(&mut self, from: Pid, to: Pid, message: Box<Message>, out: &mut Vec<Action>) {
+    fn send(&mut self, from: Pid, to: Pid, message: Message, out: &mut Vec<Action>) {
         let Some(process) = self.processes.get_mut(&to).filter(|p| p.exit.is_none()) else {
             out.push(Action::Refused(from, "there is no such process"));
             return;
@@ -283,7 +298,7 @@ impl Core {
             out.push(Action::Refused(from, "its mailbox is full"));
             return;
         }
-        process.mailbox.push_back((from, *message));
+        process.mailbox.push_back((from, message));
         if process.state == State::Receiving {
             self.receive(to, out);
         }
@@ -300,8 +315,8 @@ impl Core {
         });
     }
 
-    /// Ends those whose budget is used up.
-    fn enforce(&mut self, out: &mut Vec<Action>) {
+    /// Ends those whose budget is used up: of all, or of one that alone has changed.
+    fn enforce(&mut self, whose: Option<Pid>, out: &mut Vec<Action>) {
         let now = self.now_ms;
         // What cannot be paid for is not begun.
         let over = |p: &Process| {
@@ -316,7 +331,9 @@ impl Core {
                 () => None,
             }
         };
-        let alive = self.processes.values().filter(|process| process.exit.is_none());
+        let range = whose.map_or(Pid(0)..=Pid(u64::MAX), |pid| pid..=pid);
+        let alive = self.processes.range(range).map(|(_, process)| process);
+        let alive = alive.filter(|process| process.exit.is_none());
         let ending: Vec<_> = alive.filter_map(|p| Some((p.pid, over(p)?))).collect();
         for (pid, budget) in ending {
             self.exit(pid, Exit::Budget(budget.into()), out);

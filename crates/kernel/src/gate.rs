@@ -80,7 +80,9 @@ pub struct Facts {
 pub fn decide(facts: Facts) -> Decision {
     let sends = matches!(facts.effect, Effect::Egress | Effect::Spend);
     let changes = facts.effect != Effect::Read;
-    let ask = |rule| if facts.attended { Decision::Ask(rule) } else { Decision::Deny(Rule::R15Unattended) };
+    let ask = |rule| {
+        if facts.attended { Decision::Ask(rule) } else { Decision::Deny(Rule::R15Unattended) }
+    };
     match facts {
         Facts { capable: false, .. } => Decision::Deny(Rule::R4Capability),
         Facts { readable: false, .. } if sends => ask(Rule::R7Readers),
@@ -102,9 +104,9 @@ pub fn facts(
     let controls = |name: &str| !matches!(spec.role(name), ParamRole::Payload | ParamRole::Opaque);
     let trusted = |argument: &Argument| argument.chosen_by_user || argument.label.is_trusted();
     let parameters = spec.schema["properties"].as_object().into_iter().flatten();
-    let unlabelled = parameters.map(|(name, _)| name).any(|name| {
-        !arguments.contains_key(name) && controls(name) && !process.is_trusted()
-    });
+    let unlabelled = parameters
+        .map(|(name, _)| name)
+        .any(|name| !arguments.contains_key(name) && controls(name) && !process.is_trusted());
     let sent = arguments.values().fold(process.clone(), |all, one| all.join(&one.label));
     let receivers = capability.map_or(Readers::Public, |capability| capability.receivers.clone());
     Facts {

@@ -6,9 +6,11 @@
 //! what it was told replays to the same state, and thousands of random lives are simulated in a second.
 //! Everything that touches the world stands in `runtime.rs`.
 
+pub mod context;
 pub mod core;
 pub mod gate;
 pub mod process;
+pub mod runtime;
 
 pub mod scheduler;
 #[cfg(test)]
@@ -17,4 +19,5 @@ mod simulation;
 pub use core::{Action, Core, Event};
 pub use process::{Budget, Exit, Pid, Process, Signal, Spawn, State};
 
+pub use runtime::{Kernel, Loaded, Options};
 pub use scheduler::{Limits, Order, Scheduler};

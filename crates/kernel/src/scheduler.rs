@@ -145,7 +145,7 @@ impl Scheduler {
     /// Chooses the rows of the next step and charges for them.
     pub fn plan(&mut self, now_ms: u64) -> Plan {
         let mut line: Vec<Pid> = self.jobs.keys().copied().collect();
-        line.sort_by_key(|pid| self.place(*pid, now_ms));
+        line.sort_by_cached_key(|pid| self.place(*pid, now_ms));
         line.truncate(self.limits.slots);
         for (pid, job) in &mut self.jobs {
             let keeps = line.contains(pid);

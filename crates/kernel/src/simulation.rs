@@ -133,7 +133,9 @@ impl Life {
             9 => Event::Wait(pid, other),
             10 | 11 => Event::Send(pid, other, message()),
             12 => Event::Receive(pid),
-            13 if self.core.process(pid).is_some_and(|p| p.state == State::Ready) => Event::Call(pid),
+            13 if self.core.process(pid).is_some_and(|p| p.state == State::Ready) => {
+                Event::Call(pid)
+            }
             14 if self.core.process(pid).is_some_and(|p| p.state == State::Calling) => {
                 Event::Answered(pid, Label::of(source), 1 + self.random.below(9) as usize)
             }
@@ -174,7 +176,8 @@ impl Life {
         for round in 0.. {
             self.now += 1;
             let alive = self.core.processes().filter(|process| process.exit.is_none());
-            let alive: Vec<(Pid, State, bool)> = alive.map(|p| (p.pid, p.state, p.stopped)).collect();
+            let alive: Vec<(Pid, State, bool)> =
+                alive.map(|p| (p.pid, p.state, p.stopped)).collect();
             if alive.is_empty() {
                 break;
             }
@@ -194,11 +197,16 @@ impl Life {
                 }
             }
             let ran = self.step();
-            let idle = self.core.processes().filter(|p| p.exit.is_none() && p.state == State::Ready);
-            let idle: Vec<Pid> = idle.filter(|p| p.pending == 0).map(|process| process.pid).collect();
+            let idle =
+                self.core.processes().filter(|p| p.exit.is_none() && p.state == State::Ready);
+            let idle: Vec<Pid> =
+                idle.filter(|p| p.pending == 0).map(|process| process.pid).collect();
             // Whoever was woken with nothing to read is done.
             idle.iter().for_each(|&pid| self.tell(Event::Exit(pid, Exit::Done)));
-            assert!(ran || !idle.is_empty() || self.core.alive() < alive.len() || round < 3, "{alive:?}");
+            assert!(
+                ran || !idle.is_empty() || self.core.alive() < alive.len() || round < 3,
+                "{alive:?}"
+            );
         }
     }
 }
