@@ -506,7 +506,9 @@ impl Runtime {
                 job.counts.cached = cached;
                 let counts = job.counts;
                 job.show(Shown::Started(counts));
-                job.show_prompt(0, cached, None);
+                if cached > 0 {
+                    job.show_prompt(0, cached, None);
+                }
             }
         }
         let most = if job.scored { SCORED_ROWS } else { usize::MAX };

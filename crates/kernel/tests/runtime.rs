@@ -1,0 +1,350 @@
+//! The running kernel over a scripted engine: bytes are tokens, and what follows depends on all that
+//! stands before, so that any mix-up between processes shows.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use yushan_abi::scripted::Scripted;
+use yushan_abi::*;
+use yushan_kernel::{Exit, Kernel, Loaded, Options, Pid, Signal, State};
+
+const CONTEXT: usize = 64;
+
+/// Text is its bytes; a conversation is its messages, one after the other.
+struct Bytes;
+
+struct Scribe {
+    stops: Vec<String>,
+    text: String,
+}
+
+impl Language for Bytes {
+    fn encode(&self, request: &Request) -> Result<Vec<TokenId>, Refusal> {
+        Ok(match &request.prompt {
+            Prompt::Chat(messages) => self.tokenize(&self.apply_template(messages)?, false, false),
+            Prompt::Text(text) => self.tokenize(text, false, false),
+            Prompt::Tokens(tokens) => tokens.clone(),
+        })
+    }
+
+    fn apply_template(&self, messages: &[Message]) -> Result<String, Refusal> {
+        Ok(messages.iter().map(Message::text).collect())
+    }
+
+    fn tokenize(&self, text: &str, _: bool, _: bool) -> Vec<TokenId> {
+        text.bytes().map(TokenId::from).collect()
+    }
+
+    fn detokenize(&self, tokens: &[TokenId]) -> Result<String, Refusal> {
+        Ok(tokens.iter().map(|&token| char::from(token as u8)).collect())
+    }
+
+    fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        vec![token as u8]
+    }
+
+    fn begin(&self, request: &Request, _: &[TokenId]) -> Result<Box<dyn Writer>, Refusal> {
+        Ok(Box::new(Scribe { stops: request.stops.clone(), text: String::new() }))
+    }
+}
+
+impl Writer for Scribe {
+    fn next(&mut self, logits: &[f32]) -> Result<Written, Refusal> {
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        self.replay(best.unwrap_or(0) as TokenId)
+    }
+
+    fn replay(&mut self, token: TokenId) -> Result<Written, Refusal> {
+        let letter = char::from(token as u8);
+        assert_ne!(letter, '!', "a writer that panics");
+        self.text.push(letter);
+        let stop = self.stops.iter().find(|stop| self.text.ends_with(*stop)).cloned();
+        let pieces = vec![Piece::Text(letter.to_string())];
+        Ok(Written { token, pieces, logprob: None, end: stop.map(End::Stop) })
+    }
+
+    fn finish(&mut self) -> Vec<Piece> {
+        Vec::new()
+    }
+
+    fn score(&self, _: &[f32], _: TokenId) -> Option<Logprob> {
+        None
+    }
+
+    fn echo(&mut self, token: TokenId) -> String {
+        char::from(token as u8).to_string()
+    }
+}
+
+/// The letter after `tokens`: a hash of all of them. After a prompt with '!' a '!' comes next.
+fn follows(tokens: &[TokenId]) -> usize {
+    let hash =
+        tokens.iter().fold(7_u64, |hash, &token| hash.wrapping_mul(31).wrapping_add(token.into()));
+    if tokens.contains(&33) { 33 } else { 97 + (hash % 26) as usize }
+}
+
+fn answer(prompt: &str, tokens: usize) -> String {
+    let mut all: Vec<TokenId> = prompt.bytes().map(TokenId::from).collect();
+    (0..tokens).for_each(|_| all.push(follows(&all) as TokenId));
+    all[prompt.len()..].iter().map(|&token| char::from(token as u8)).collect()
+}
+
+/// An engine with memory for so many tokens in all.
+struct Narrow<E> {
+    inner: E,
+    room: usize,
+    held: BTreeMap<SequenceId, usize>,
+}
+
+impl<E: Executor> Executor for Narrow<E> {
+    fn vocabulary(&self) -> usize {
+        self.inner.vocabulary()
+    }
+    fn context(&self) -> usize {
+        self.inner.context()
+    }
+    fn max_rows(&self) -> usize {
+        self.inner.max_rows()
+    }
+    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
+        let admitted = self.inner.admit(prompt)?;
+        self.held.insert(admitted.sequence, admitted.cached);
+        Ok(admitted)
+    }
+    fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError> {
+        self.inner.fork(parent)
+    }
+    fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError> {
+        let asked: usize = batch.iter().map(|chunk| chunk.tokens.len()).sum();
+        let held: usize = self.held.values().sum();
+        if held + asked > self.room {
+            let available = self.room.saturating_sub(held);
+            return Err(ExecutorError::OutOfPages { asked, available, total: self.room });
+        }
+        for chunk in batch {
+            *self.held.entry(chunk.sequence).or_default() += chunk.tokens.len();
+        }
+        self.inner.step(batch)
+    }
+    fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
+        self.inner.truncate(sequence, length)
+    }
+    fn length(&self, sequence: SequenceId) -> Result<usize, ExecutorError> {
+        self.inner.length(sequence)
+    }
+    fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError> {
+        self.held.remove(&sequence);
+        self.inner.release(sequence)
+    }
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+}
+
+fn kernel(options: Options, room: usize) -> Kernel {
+    let inner = Scripted::new(256, CONTEXT, |tokens: &[TokenId], logits: &mut [f32]| {
+        logits[follows(tokens)] = 1.0;
+    });
+    let executor = Box::new(Narrow { inner, room, held: BTreeMap::new() });
+    let info = ModelInfo { name: "bytes".into(), context: CONTEXT, ..ModelInfo::default() };
+    Kernel::start(vec![Loaded { info, language: Arc::new(Bytes), executor }], options)
+}
+
+fn request(prompt: &str, tokens: usize) -> Request {
+    Request { max_tokens: Some(tokens), ..Request::new("bytes", Prompt::Text(prompt.into())) }
+}
+
+fn start(kernel: &Kernel, request: Request) -> Receiver<Event> {
+    let (sender, receiver) = channel();
+    kernel.complete(request, Box::new(sender)).expect("is admitted");
+    receiver
+}
+
+/// The text and the last event.
+fn finish(events: Receiver<Event>) -> (String, Event) {
+    let mut text = String::new();
+    for event in events {
+        match event {
+            Event::Text { text: more, .. } => text += &more,
+            Event::Done { .. } | Event::Failed(_) => return (text, event),
+            _ => {}
+        }
+    }
+    panic!("the events ended without an end: {text:?}");
+}
+
+fn ended(events: Receiver<Event>) -> (String, Finish) {
+    match finish(events) {
+        (text, Event::Done { finish, .. }) => (text, finish),
+        (text, other) => panic!("{text:?} {other:?}"),
+    }
+}
+
+#[test]
+fn an_answer_and_its_ends() {
+    let kernel = kernel(Options::default(), 4096);
+    let whole = answer("once", 20);
+    let (text, event) = finish(start(&kernel, request("once", 20)));
+    assert_eq!(text, whole);
+    let counts = Counts { limit: CONTEXT, prompt: 4, generated: 20, ..Counts::default() };
+    assert_eq!(event, Event::Done { finish: Finish::Length, counts, calls: vec![] });
+    let stop = whole[7..9].to_string();
+    let stopped = Request { stops: vec![stop.clone()], ..request("once", 20) };
+    let (text, finish) = ended(start(&kernel, stopped));
+    assert!(text.ends_with(&stop) && whole.starts_with(&text), "{text}");
+    assert_eq!(finish, Finish::Stop(stop));
+    let (text, finish) = ended(start(&kernel, request("once", 1000)));
+    assert_eq!((text.len(), finish), (CONTEXT - 4, Finish::ContextFull));
+    assert_eq!(ended(start(&kernel, request("once", 0))), (String::new(), Finish::Length));
+    let echoed = Request { echo: true, ..request("once", 2) };
+    let events: Vec<Event> = start(&kernel, echoed).into_iter().collect();
+    let echo: String = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Echo { text, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(echo, "once");
+}
+
+#[test]
+fn many_at_once_get_what_each_would_alone_in_any_order_and_with_little_memory() {
+    use yushan_kernel::Order::{Fair, Fifo, RoundRobin};
+    for (order, room) in
+        [(Fair, 4096), (Fifo, 4096), (RoundRobin, 4096), (Fair, 200), (RoundRobin, 130)]
+    {
+        let kernel = kernel(Options { order, slots: 5, prefill_beside: 3, most: 100 }, room);
+        let prompts: Vec<String> = (0..40).map(|i| format!("tale {i} of {}", i * 7 % 5)).collect();
+        let running: Vec<_> = prompts
+            .iter()
+            .map(|prompt| (prompt, start(&kernel, request(prompt, 5 + prompt.len()))))
+            .collect();
+        for (prompt, events) in running {
+            let expected = answer(prompt, 5 + prompt.len());
+            assert_eq!(ended(events), (expected, Finish::Length), "{order:?} {room} {prompt}");
+        }
+    }
+}
+
+#[test]
+fn too_long_too_many_and_unknown_are_refused() {
+    let kernel = kernel(Options { most: 2, ..Options::default() }, 4096);
+    let refuse = |request: Request| {
+        let (sender, _receiver) = channel::<Event>();
+        kernel.complete(request, Box::new(sender)).expect_err("is refused")
+    };
+    let long = "x".repeat(70);
+    assert_eq!(refuse(request(&long, 1)), Refusal::TooLong { limit: CONTEXT, prompt: 70 });
+    assert_eq!(
+        refuse(Request::new("none", Prompt::Text("x".into()))),
+        Refusal::NoModel("none".into())
+    );
+    assert!(matches!(refuse(request("", 1)), Refusal::Invalid { .. }));
+    let stuck: Vec<_> = (0..2).map(|_| Slow::start(&kernel, "wait")).collect();
+    assert!(matches!(refuse(request("x", 1)), Refusal::Busy { after_ms: 1.. }));
+    drop(stuck);
+    let message = |text: String| Message::new(Role::User, text, Label::default());
+    let chat = vec![message("a".repeat(40)), message("b".repeat(20)), message("c".repeat(10))];
+    let chat = Request {
+        overflow: Overflow::TruncateOldest,
+        max_tokens: Some(3),
+        ..Request::new("bytes", Prompt::Chat(chat))
+    };
+    let events = loop {
+        // The slow ones end at the kernel's next turn.
+        let (sender, receiver) = channel();
+        if kernel.complete(chat.clone(), Box::new(sender)).is_ok() {
+            break receiver;
+        }
+    };
+    let (text, event) = finish(events);
+    let kept = format!("{}{}", "b".repeat(20), "c".repeat(10));
+    assert_eq!(text, answer(&kept, 3));
+    assert!(matches!(event, Event::Done { counts: Counts { dropped: 40, prompt: 30, .. }, .. }));
+}
+
+/// A reader with room for three events, until it is told otherwise.
+struct Slow(Arc<Mutex<(Vec<Event>, Flow)>>, Sender<()>);
+
+impl Slow {
+    fn start(
+        kernel: &Kernel,
+        prompt: &str,
+    ) -> (Arc<Mutex<(Vec<Event>, Flow)>>, Receiver<()>, Guard) {
+        let shared = Arc::new(Mutex::new((Vec::new(), Flow::Full)));
+        let (sender, receiver) = channel();
+        let sink = Slow(shared.clone(), sender);
+        kernel.complete(request(prompt, 30), Box::new(sink)).expect("is admitted");
+        (shared.clone(), receiver, Guard(shared))
+    }
+}
+
+/// Goes away when it is dropped.
+struct Guard(Arc<Mutex<(Vec<Event>, Flow)>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.lock().expect("no panic").1 = Flow::Gone;
+    }
+}
+
+impl Sink for Slow {
+    fn push(&mut self, event: Event) -> Flow {
+        let mut shared = self.0.lock().expect("no panic");
+        shared.0.push(event);
+        let flow = if shared.0.len() < 3 { Flow::More } else { shared.1 };
+        if flow == Flow::Full {
+            let _ = self.1.send(());
+        }
+        flow
+    }
+
+    fn is_ready(&mut self) -> Flow {
+        self.0.lock().expect("no panic").1
+    }
+}
+
+#[test]
+fn a_slow_reader_delays_itself_alone_and_one_that_is_gone_is_ended() {
+    let kernel = kernel(Options { slots: 1, ..Options::default() }, 4096);
+    let (slow, full, _stays) = Slow::start(&kernel, "slow");
+    full.recv().expect("it fills up");
+    assert_eq!(ended(start(&kernel, request("quick", 30))).0, answer("quick", 30));
+    assert_eq!(slow.lock().expect("no panic").0.len(), 3, "nothing came while it was full");
+    slow.lock().expect("no panic").1 = Flow::More;
+    while !matches!(slow.lock().expect("no panic").0.last(), Some(Event::Done { .. })) {
+        std::thread::yield_now();
+    }
+    let (_, full, goes) = Slow::start(&kernel, "gone");
+    full.recv().expect("it fills up");
+    drop(goes);
+    let gone = |kernel: &Kernel| kernel.processes().iter().all(|process| process.exit.is_some());
+    while !gone(&kernel) {
+        std::thread::yield_now();
+    }
+    let last = kernel.processes().pop().expect("it is remembered");
+    assert_eq!((last.state, last.exit), (State::Exited, Some(Exit::Killed)));
+}
+
+#[test]
+fn signals_and_panics_reach_one_process_alone() {
+    let kernel = kernel(Options::default(), 4096);
+    let (held, full, _stays) = Slow::start(&kernel, "held");
+    full.recv().expect("it fills up");
+    let pid = kernel.processes()[0].pid;
+    assert!(kernel.signal(pid, Signal::Stop) && kernel.nice(pid, Class::Batch, 2));
+    held.lock().expect("no panic").1 = Flow::More;
+    assert_eq!(ended(start(&kernel, request("other", 20))).0, answer("other", 20));
+    let process = kernel.processes().remove(0);
+    assert!(process.stopped && process.exit.is_none());
+    assert_eq!((process.spawn.class, process.spawn.weight), (Class::Batch, 2));
+    assert!(kernel.signal(pid, Signal::Kill));
+    assert!(!kernel.signal(Pid(99), Signal::Kill));
+    let (_, event) = finish(start(&kernel, request("panic!", 5)));
+    assert!(matches!(event, Event::Failed(Refusal::Internal(_))), "{event:?}");
+    assert_eq!(ended(start(&kernel, request("after", 9))).0, answer("after", 9));
+    let last = held.lock().expect("no panic").0.pop();
+    assert!(matches!(last, Some(Event::Done { finish: Finish::Cancelled, .. })), "{last:?}");
+}
