@@ -265,14 +265,14 @@ fn too_long_too_many_and_unknown_are_refused() {
     assert!(matches!(event, Event::Done { counts: Counts { dropped: 40, prompt: 30, .. }, .. }));
 }
 
+/// What a slow reader has taken, and what it says when asked for more.
+type Taken = Arc<Mutex<(Vec<Event>, Flow)>>;
+
 /// A reader with room for three events, until it is told otherwise.
-struct Slow(Arc<Mutex<(Vec<Event>, Flow)>>, Sender<()>);
+struct Slow(Taken, Sender<()>);
 
 impl Slow {
-    fn start(
-        kernel: &Kernel,
-        prompt: &str,
-    ) -> (Arc<Mutex<(Vec<Event>, Flow)>>, Receiver<()>, Guard) {
+    fn start(kernel: &Kernel, prompt: &str) -> (Taken, Receiver<()>, Guard) {
         let shared = Arc::new(Mutex::new((Vec::new(), Flow::Full)));
         let (sender, receiver) = channel();
         let sink = Slow(shared.clone(), sender);
@@ -282,7 +282,7 @@ impl Slow {
 }
 
 /// Goes away when it is dropped.
-struct Guard(Arc<Mutex<(Vec<Event>, Flow)>>);
+struct Guard(Taken);
 
 impl Drop for Guard {
     fn drop(&mut self) {
