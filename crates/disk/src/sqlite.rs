@@ -261,3 +261,6 @@ fn document(row: &Row<'_>) -> rusqlite::Result<Document> {
         body: row.get(4)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,9 @@ use crate::content::refused;
 /// `application_id` of the file: "Yush".
 const APPLICATION: i64 = 0x5975_7368;
 
+/// Bytes of SQLite's smallest page.
+const SMALLEST: u64 = 512;
+
 /// What leads from each version to the next, from nothing on. Never changed, only added to.
 pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE journal (
@@ -134,6 +137,10 @@ fn look(path: &Path, current: usize) -> Result<(), DiskError> {
             )));
         }
         return Ok(());
+    }
+    if size < SMALLEST {
+        // SQLite would take it for a new database and write over it.
+        return Err(foreign(path, &format!("{size} bytes are less than a page of SQLite")));
     }
     match reader(path).and_then(|reader| Ok(version(&reader, path, current)?)) {
         // The making of the database was interrupted: SQLite takes it back when it may write.

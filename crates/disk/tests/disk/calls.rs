@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use yushan_abi::{Disk, DiskError, Document, Hit, Index, Item, Label, NewRecord, Record, Sources};
 
 /// A disk and an index in one.
-pub trait Both: Disk + Index {}
+pub(crate) trait Both: Disk + Index {}
 impl<T: Disk + Index> Both for T {}
 
 /// One call.
 #[derive(Clone, Debug)]
-pub enum Call {
+pub(crate) enum Call {
     Append(Vec<NewRecord>),
     Replay { from: u64, most: usize },
     Verify,
@@ -27,7 +27,7 @@ pub enum Call {
 
 /// What it gave.
 #[derive(Debug, PartialEq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Nothing,
     Number(u64),
     Flag(bool),
@@ -39,7 +39,7 @@ pub enum Answer {
 }
 
 /// Makes a call.
-pub fn call(disk: &dyn Both, call: &Call) -> Result<Answer, DiskError> {
+pub(crate) fn call(disk: &dyn Both, call: &Call) -> Result<Answer, DiskError> {
     Ok(match call {
         Call::Append(records) => Answer::Number(disk.append(records)?),
         Call::Replay { from, most } => Answer::Records(replayed(disk, *from, *most)?),
@@ -59,7 +59,7 @@ pub fn call(disk: &dyn Both, call: &Call) -> Result<Answer, DiskError> {
 }
 
 /// The first `most` records from `from` on.
-pub fn replayed(disk: &dyn Both, from: u64, most: usize) -> Result<Vec<Record>, DiskError> {
+pub(crate) fn replayed(disk: &dyn Both, from: u64, most: usize) -> Result<Vec<Record>, DiskError> {
     let mut records = Vec::new();
     disk.replay(from, &mut |record| {
         if records.len() < most {
@@ -70,16 +70,16 @@ pub fn replayed(disk: &dyn Both, from: u64, most: usize) -> Result<Vec<Record>, 
     Ok(records)
 }
 
-pub fn record(pid: u64, body: &str) -> NewRecord {
+pub(crate) fn record(pid: u64, body: &str) -> NewRecord {
     NewRecord { time_ms: 1_700_000_000_000 + pid, pid, body: body.to_string() }
 }
 
-pub fn document(kind: &str, key: &str, owner: &str, body: &str) -> Document {
+pub(crate) fn document(kind: &str, key: &str, owner: &str, body: &str) -> Document {
     let [kind, key, owner, body] = [kind, key, owner, body].map(str::to_string);
     Document { kind, key, owner, created_ms: 1_700_000_000_000, body }
 }
 
-pub fn item(owner: &str, id: &str, text: &str) -> Item {
+pub(crate) fn item(owner: &str, id: &str, text: &str) -> Item {
     let [owner, id, text] = [owner, id, text].map(str::to_string);
     let label = Label::of(Sources::USER).for_reader(&owner);
     Item { id, owner, text, label }

@@ -1,12 +1,11 @@
 //! What every disk and index must do: one list of checks, run on each implementation.
 
-mod both;
-
 use std::ops::ControlFlow;
 
-use both::{Both, document, item, record, replayed};
-use yushan_abi::{Disk, DiskError, Document, Index, Label, NewRecord, Sources};
+use yushan_abi::{DiskError, Document, Label, NewRecord, Sources};
 use yushan_disk::{Memory, Sqlite};
+
+use crate::calls::{Both, document, item, record, replayed};
 
 type Check = (&'static str, fn(&dyn Both));
 
@@ -30,7 +29,7 @@ const CHECKS: &[Check] = &[
 ];
 
 /// Runs all checks, each on a disk of its own.
-fn check<D: Both>(make: impl Fn() -> D) {
+fn check<B: Both>(make: impl Fn() -> B) {
     for (name, check) in CHECKS {
         eprintln!("{name}");
         check(&make());
