@@ -8,9 +8,9 @@
 //! open holds a shared lock. Nothing here deletes a content.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use yushan_abi::DiskError;
 
@@ -59,8 +59,6 @@ impl Files for Machine {
 pub(crate) struct Contents<F = Machine> {
     folder: PathBuf,
     files: F,
-    /// The number of the next file in `new/`.
-    next: AtomicU64,
     /// Locked, shared, for as long as the folder is open.
     _lock: File,
 }
@@ -79,7 +77,7 @@ impl<F: Files> Contents<F> {
         }
         lock.lock_shared().map_err(|error| refused("locking", &path, &error))?;
         files.sync_folder(folder).map_err(|error| refused("syncing", folder, &error))?;
-        Ok(Contents { folder: folder.to_path_buf(), files, next: AtomicU64::new(0), _lock: lock })
+        Ok(Contents { folder: folder.to_path_buf(), files, _lock: lock })
     }
 
     /// Stores bytes, once, and gives their name.
@@ -113,8 +111,9 @@ impl<F: Files> Contents<F> {
 
     /// Writes and renames; what fails leaves nothing.
     fn place(&self, bytes: &[u8], path: &Path) -> Result<(), DiskError> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let new = self.folder.join("new").join(format!("{}-{number}", std::process::id()));
+        // Others may write here too, in this process and in others, on other machines.
+        let name = format!("{:016x}", RandomState::new().hash_one(path));
+        let new = self.folder.join("new").join(name);
         let placed = self
             .files
             .write(&new, bytes)

@@ -136,8 +136,7 @@ impl Disk for Sqlite {
         self.read(|reader| {
             let found: String = reader.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
             if found != "ok" {
-                let said = format!("{}: {found}", self.path.display());
-                return Err(DiskError::Damaged(said).into());
+                return Err(DiskError::Damaged(found).into());
             }
             let mut chain = Head::default();
             let _ = walk(reader, &mut chain, &mut |_| ControlFlow::Continue(()))?;
@@ -224,7 +223,8 @@ fn walk(
 /// Where the journal ends, as was noted.
 fn head(connection: &Connection) -> Result<Head, Fault> {
     let mut head = connection.prepare_cached("SELECT seq, hash FROM head")?;
-    Ok(head.query_row([], as_head)?)
+    let head = head.query_row([], as_head).optional()?;
+    Ok(head.ok_or_else(|| DiskError::Damaged("nothing says where the journal ends".to_string()))?)
 }
 
 /// Where the journal's records end.

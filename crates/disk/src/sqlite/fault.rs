@@ -33,31 +33,37 @@ impl Fault {
     /// What the caller is told about the database at `path`.
     pub(super) fn at(self, path: &Path) -> DiskError {
         let error = match self {
+            Fault::Disk(DiskError::Damaged(said)) => return damaged(path, &said),
             Fault::Disk(error) => return error,
             Fault::Sql(error) => error,
         };
-        let said = format!("{}: {error}", path.display());
-        match error {
-            Error::SqliteFailure(code, _) | Error::SqlInputError { error: code, .. } => match code
-                .code
-            {
-                ErrorCode::DiskFull => full(&said),
+        let failed = DiskError::Failed(format!("{}: {error}", path.display()));
+        match &error {
+            Error::SqliteFailure(code, _) => match code.code {
+                ErrorCode::DiskFull => full(path, &error),
                 // The index of the log beside the database could not grow.
-                _ if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => full(&said),
-                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => DiskError::Damaged(said),
-                _ => DiskError::Failed(said),
+                _ if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => full(path, &error),
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+                    damaged(path, &error.to_string())
+                }
+                _ => failed,
             },
-            // A column that is not what the schema says.
-            Error::FromSqlConversionFailure(..)
+            // A statement, or a column, that the tables do not answer as our schema does.
+            Error::SqlInputError { .. }
+            | Error::FromSqlConversionFailure(..)
             | Error::IntegralValueOutOfRange(..)
             | Error::Utf8Error(..)
             | Error::InvalidColumnType(..)
-            | Error::QueryReturnedNoRows => DiskError::Damaged(said),
-            _ => DiskError::Failed(said),
+            | Error::QueryReturnedNoRows => damaged(path, &error.to_string()),
+            _ => failed,
         }
     }
 }
 
-fn full(said: &str) -> DiskError {
-    DiskError::Full(format!("{said}; free some room and try again"))
+fn full(path: &Path, error: &Error) -> DiskError {
+    DiskError::Full(format!("{}: {error}; free some room and try again", path.display()))
+}
+
+fn damaged(path: &Path, said: &str) -> DiskError {
+    DiskError::Damaged(format!("{}: {said}; bring it back from a copy", path.display()))
 }

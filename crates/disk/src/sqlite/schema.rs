@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, Error, OpenFlags, TransactionBehavior, ffi};
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 use yushan_abi::DiskError;
 
 use super::fault::Fault;
@@ -127,8 +127,8 @@ fn look(path: &Path, current: usize) -> Result<(), DiskError> {
     };
     if size == 0 {
         // SQLite would take the log for a stranger's and delete it.
-        let log = log(path);
-        if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > 0) {
+        let log = beside(path, "-wal");
+        if is_there(&log) {
             return Err(DiskError::Damaged(format!(
                 "{} is missing or empty, but its log {} is there; bring the database back from a copy, or move the \
                  log away to begin anew",
@@ -142,20 +142,44 @@ fn look(path: &Path, current: usize) -> Result<(), DiskError> {
         // SQLite would take it for a new database and write over it.
         return Err(foreign(path, &format!("{size} bytes are less than a page of SQLite")));
     }
-    match reader(path).and_then(|reader| Ok(version(&reader, path, current)?)) {
-        // The making of the database was interrupted: SQLite takes it back when it may write.
+    // An interrupted beginning: what stands in the file is not yet anything.
+    if !is_there(&beside(path, "-journal")) {
+        match unmoved(path).and_then(|reader| version(&reader, path, current)) {
+            Err(Fault::Disk(refused)) => return Err(refused),
+            Err(Fault::Sql(Error::SqliteFailure(code, _)))
+                if code.code == ErrorCode::NotADatabase =>
+            {
+                return Err(foreign(path, "it is not of SQLite"));
+            }
+            // Not the whole truth: the log may have what is missing.
+            _ => (),
+        }
+    }
+    match reader(path).and_then(|reader| version(&reader, path, current)) {
+        // SQLite takes the interrupted beginning back as soon as it may write.
         Err(Fault::Sql(Error::SqliteFailure(code, _)))
             if code.extended_code == ffi::SQLITE_READONLY_ROLLBACK =>
         {
             Ok(())
         }
-        Err(Fault::Sql(Error::SqliteFailure(code, _)))
-            if code.code == rusqlite::ErrorCode::NotADatabase =>
-        {
-            Err(foreign(path, "it is not of SQLite"))
-        }
         looked => looked.map(drop).map_err(|fault| fault.at(path)),
     }
+}
+
+/// Opens the file alone, without its log and without making anything beside it. SQLite does it, since
+/// whoever else opens and closes the file gives up the locks that this process has on it.
+fn unmoved(path: &Path) -> Result<Connection, Fault> {
+    let mut address = "file:".to_string();
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            address.push(char::from(byte));
+        } else {
+            address.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    address.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Ok(Connection::open_with_flags(address, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?)
 }
 
 /// Brings the tables to the current version.
@@ -200,9 +224,13 @@ fn foreign(path: &Path, why: &str) -> DiskError {
     ))
 }
 
-/// The write-ahead log beside a database.
-fn log(path: &Path) -> PathBuf {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    log.into()
+/// What SQLite keeps beside a database.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(ending);
+    beside.into()
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)
 }
