@@ -71,7 +71,7 @@ fn what_was_acknowledged_survives_sigkill() {
 #[test]
 fn a_write_that_fails_changes_nothing() {
     const FIRST: u64 = 20;
-    const UNTIL: u64 = 36;
+    const UNTIL: u64 = 30;
     // In `ulimit -f`, 512 bytes; a frame of the log has 4,120.
     const STEP: u64 = 7;
     let home = tempfile::tempdir().unwrap();
