@@ -136,3 +136,50 @@ fn is_dense(c: char) -> bool {
         | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}'
         | '\u{1b000}'..='\u{1b16f}' | '\u{20000}'..='\u{3ffff}')
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn words_are_cut_and_folded() {
+        for (text, indexed, looked_for) in [
+            ("", &[][..], &[][..]),
+            ("Two  two, TWO!", &["two"], &["two"]),
+            ("玉山國", &["國", "山", "山國", "玉", "玉山"], &["玉山", "山國"]),
+            ("玉", &["玉"], &["玉"]),
+            ("高3952m，遠", &["3952m", "遠", "高"], &["高", "3952m", "遠"]),
+            ("Ｃafé\u{301} ﬁn İ", &["cafe", "fin", "i"], &["cafe", "fin", "i"]),
+            ("ガ", &["ガ"], &["ガ"]),
+            ("カ\u{3099}", &["ガ"], &["ガ"]),
+            ("snake_case.rs", &["case", "rs", "snake"], &["snake", "case", "rs"]),
+        ] {
+            let terms = terms(text);
+            assert!(terms.counts.keys().eq(indexed), "{text:?}: {terms:?}");
+            assert_eq!(asked(text), looked_for, "{text:?}");
+        }
+        assert_eq!(terms("two 山 two 山山").counts.into_values().collect::<Vec<_>>(), [2, 3, 1]);
+        assert_eq!(terms("two 山 two 山山").total, 6);
+        assert_eq!(asked(&"x".repeat(LONGEST + 1)), ["x".repeat(LONGEST)]);
+        let many: String = (0..ASKED * 2).map(|number| format!("{number} ")).collect();
+        assert_eq!(asked(&many).len(), ASKED);
+    }
+
+    proptest! {
+        /// What is asked of a text finds it, and FTS5's `ascii` cuts no term again.
+        #[test]
+        fn a_text_is_found_by_itself(text: String) {
+            let terms = terms(&text);
+            prop_assert_eq!(terms.total, terms.counts.values().sum::<u64>());
+            for term in terms.counts.keys() {
+                prop_assert!(term.chars().all(|c| c.is_ascii_alphanumeric() || !c.is_ascii()));
+                prop_assert!(!term.is_empty() && term.chars().count() <= LONGEST);
+            }
+            for term in asked(&text) {
+                prop_assert!(terms.counts.contains_key(&term), "{term}");
+            }
+        }
+    }
+}
