@@ -117,8 +117,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Fault> {
 /// Refuses what must not be written to.
 fn look(path: &Path, current: usize) -> Result<(), DiskError> {
     let size = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            let said = "is a folder; expected the database's file";
+        Ok(metadata) if !metadata.is_file() => {
+            let said = "is not a file; expected the database, or nothing";
             return Err(DiskError::Failed(format!("{} {said}", path.display())));
         }
         Ok(metadata) => metadata.len(),

@@ -81,7 +81,7 @@ fn what_is_not_ours_is_refused_and_left_as_it_is() {
                 fs::remove_file(db).unwrap();
                 fs::create_dir(db).unwrap()
             },
-            "is a folder",
+            "is not a file",
         ),
     ];
     for (what, damage, said) in cases {
