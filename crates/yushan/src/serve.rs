@@ -1,0 +1,158 @@
+//! `serve`: the system, until Ctrl-C.
+//!
+//! It loads the models, starts the kernel and the server, and says where they are. Off this machine
+//! it does not listen without keys.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use yushan_abi::{Complete, Disk};
+use yushan_kernel::{Kernel, Options};
+use yushan_server::{Doors, Fault, Library, Progress, Server};
+
+use crate::accounts::{Accounts, open_disk};
+use crate::exit::{BadFile, BadUsage};
+use crate::interrupt::Interrupt;
+use crate::{flags, hub, wire};
+
+/// The height of the mountain in metres.
+pub(crate) const PORT: u16 = 3952;
+
+/// Start the system: models as processes, behind the OpenAI and Ollama interfaces
+#[derive(clap::Args)]
+pub(crate) struct Serve {
+    /// Models: files, names that `models` lists, or hf:OWNER/REPO[:FILE] [default: the only one pulled]
+    models: Vec<String>,
+    /// The address to listen on; others than this machine's need keys
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = PORT)]
+    port: u16,
+    /// A further host name under which the server is called
+    #[arg(long = "allow-host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// A page that may call the server from a browser, for example https://chat.example.org
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    origins: Vec<String>,
+    /// Whether callers on this machine need a key too
+    #[arg(long)]
+    require_key: bool,
+    /// Conversations that are written at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = flags::positive)]
+    slots: usize,
+    /// Requests that may wait or be answered; more are refused until there is room
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = flags::positive)]
+    queue: usize,
+    #[command(flatten)]
+    engine: flags::Engine,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<()> {
+        let disk: Arc<dyn Disk> = Arc::new(open_disk()?);
+        let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key));
+        if !self.host.is_loopback() && !accounts.exist()? {
+            let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
+            return Err(BadUsage(why.into()).into());
+        }
+        let names = match self.models.is_empty() {
+            true => vec![only_model()?],
+            false => self.models.clone(),
+        };
+        let mut loaded = Vec::new();
+        for name in &names {
+            loaded.push(wire::load(name, &self.engine, self.slots)?);
+        }
+        let options = Options { slots: self.slots, most: self.queue, ..Options::default() };
+        let kernel = Arc::new(Kernel::start(loaded, options));
+        let doors = self.hosts.iter().fold(Doors::default(), |doors, name| doors.host(name));
+        let doors = self.origins.iter().fold(doors, |doors, origin| doors.origin(origin));
+        let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
+        server.kernel = Some(kernel.clone());
+        server.doors = doors;
+        self.listen(server, &kernel)
+    }
+
+    fn listen(&self, server: Server, kernel: &Kernel) -> Result<()> {
+        let interrupt = Interrupt::catch()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(self.queue.max(16))
+            .enable_all()
+            .build()
+            .context("the server's threads")?;
+        runtime.block_on(async {
+            let address = (self.host, self.port);
+            let listener = tokio::net::TcpListener::bind(address).await.with_context(|| {
+                format!("{}:{} (another server may be running; see --port)", self.host, self.port)
+            })?;
+            let address = listener.local_addr()?;
+            for model in kernel.models() {
+                eprintln!("model   {}, context of {} tokens", model.name, model.context);
+            }
+            eprintln!("chat    http://{address}/");
+            eprintln!("OpenAI  http://{address}/v1");
+            eprintln!("Ollama  http://{address}");
+            yushan_server::serve(listener, Arc::new(server), interrupted(&interrupt)).await;
+            Ok(())
+        })
+    }
+}
+
+async fn interrupted(interrupt: &Interrupt) {
+    while interrupt.flow().is_continue() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// The only model that is here, if there is one and no other.
+fn only_model() -> Result<String> {
+    let held = hub::list()?;
+    match &held[..] {
+        [model] => Ok(model.name.clone()),
+        [] => Err(BadFile(
+            "no model: give a file or a name on a hub, for example \
+             yushan serve hf:HuggingFaceTB/SmolLM2-135M-Instruct"
+                .into(),
+        )
+        .into()),
+        _ => {
+            let names: Vec<&str> = held.iter().map(|model| model.name.as_str()).collect();
+            Err(BadUsage(format!("which model? Here are {}", names.join(", "))).into())
+        }
+    }
+}
+
+/// Models on the hub and on the disk. What is pulled can be served after the next start.
+struct Shelf;
+
+impl Library for Shelf {
+    fn pull(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
+        let status = |status: &str| Progress { status: status.into(), ..Progress::default() };
+        if progress(status("pulling manifest")).is_break() {
+            return Ok(());
+        }
+        hub::pull(name).map_err(fault)?;
+        let _ = progress(status("success"));
+        Ok(())
+    }
+
+    fn delete(&self, name: &str) -> Result<(), Fault> {
+        hub::remove(name).map(|_| ()).map_err(fault)
+    }
+}
+
+fn fault(error: anyhow::Error) -> Fault {
+    let detail = crate::exit::line(&error);
+    match error.is::<BadUsage>() {
+        true => Fault::invalid("model", detail),
+        false => Fault::NotFound { what: "model", name: detail },
+    }
+}
