@@ -1,0 +1,131 @@
+//! The HTTP faces of Yushan: OpenAI, Ollama, and a plain page to chat in.
+//!
+//! The key decision: everything goes through [`yushan_abi::Complete`] and [`yushan_abi::Disk`]. A handler turns a
+//! body into an `abi::Request`, and events into a body, and holds no rule of its own: what HTTP can do, the
+//! command line can do by the same calls. The guards (`doors`, `body`) stand before every handler.
+//!
+//! Deliberately absent: TLS (a proxy does that), sessions and accounts (behind [`Keys`]), downloads (behind
+//! [`Library`]).
+
+mod body;
+mod doors;
+mod events;
+mod fault;
+mod ids;
+mod listen;
+mod metrics;
+mod ollama;
+mod openai;
+mod openapi;
+mod page;
+mod render;
+mod routes;
+mod stream;
+mod text;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use yushan_abi::{Complete, Disk, ModelInfo, Request, Usage};
+
+pub use doors::{Access, Caller, Denial, Doors, Keys};
+pub use fault::Fault;
+pub use listen::serve;
+pub use routes::router;
+
+/// Brings models and deletes them. Implementations: the binary's hub; the fake of the tests.
+pub trait Library: Send + Sync {
+    /// Fetches a model, telling how far it is until it hears that nobody listens; returns when the
+    /// model can be asked for. Blocks.
+    fn pull(
+        &self,
+        name: &str,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), Fault>;
+
+    /// Deletes a model. Blocks.
+    fn delete(&self, name: &str) -> Result<(), Fault>;
+}
+
+/// How far a download is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done: `pulling manifest`, `verifying sha256 digest`.
+    pub status: String,
+    /// Names the file, if one is being fetched.
+    pub digest: Option<String>,
+    /// Its bytes.
+    pub total: Option<u64>,
+    /// Of these, here.
+    pub completed: Option<u64>,
+}
+
+/// Everything the faces need.
+pub struct Server {
+    /// Completes.
+    pub complete: Arc<dyn Complete>,
+    /// Keeps responses and files.
+    pub disk: Arc<dyn Disk>,
+    /// Brings models.
+    pub library: Arc<dyn Library>,
+    /// Judges keys.
+    pub keys: Arc<dyn Keys>,
+    /// What the pages of all models hold, for `/metrics`.
+    pub usage: Box<dyn Fn() -> Option<Usage> + Send + Sync>,
+    /// Under which names it is called.
+    pub doors: Doors,
+    /// Until when a body must have come, and a header.
+    pub deadline: Duration,
+    metrics: Arc<metrics::Metrics>,
+    running: openai::responses::Running,
+}
+
+impl Server {
+    /// A server that is called by loopback names, with the usual deadline.
+    pub fn new(
+        complete: Arc<dyn Complete>,
+        disk: Arc<dyn Disk>,
+        library: Arc<dyn Library>,
+        keys: Arc<dyn Keys>,
+    ) -> Server {
+        Server {
+            complete,
+            disk,
+            library,
+            keys,
+            usage: Box::new(|| None),
+            doors: Doors::default(),
+            deadline: Duration::from_secs(30),
+            metrics: Arc::default(),
+            running: openai::responses::Running::default(),
+        }
+    }
+
+    /// The model of this name.
+    pub(crate) async fn model(&self, name: &str) -> Result<ModelInfo, Fault> {
+        let models = self.models().await?;
+        let found = models.into_iter().find(|model| model.name == name);
+        found.ok_or_else(|| Fault::NoModel(name.to_string()))
+    }
+
+    /// All models.
+    pub(crate) async fn models(&self) -> Result<Vec<ModelInfo>, Fault> {
+        let complete = self.complete.clone();
+        events::blocking(move || complete.models()).await
+    }
+
+    /// Begins `n` answers.
+    pub(crate) async fn start(&self, request: Request, n: usize) -> Result<events::Events, Fault> {
+        events::Events::start(&self.complete, &self.metrics, request, n).await
+    }
+
+    /// Does something with the disk.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Disk) -> Result<T, yushan_abi::DiskError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let disk = self.disk.clone();
+        Ok(events::blocking(move || work(&*disk)).await??)
+    }
+}
