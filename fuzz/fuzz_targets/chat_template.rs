@@ -20,7 +20,7 @@ fn tokenizer() -> &'static Tokenizer {
 fuzz_target!(|source: &str| {
     let Ok(template) = ChatTemplate::new(Some(source), tokenizer()) else { return };
     let messages = [Message::new("system", "be brief"), Message::new("user", "hi <|im_end|>")];
-    if let Ok(rendered) = template.render(&messages, true) {
+    if let Ok(rendered) = template.render(&messages, &[], true) {
         assert!(rendered.guarded.iter().all(|range| rendered.text.get(range.clone()).is_some()));
     }
 });

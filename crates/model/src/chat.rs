@@ -9,8 +9,9 @@
 //!
 //! The environment is the one Hugging Face's `apply_chat_template` gives (`trim_blocks`,
 //! `lstrip_blocks`, `raise_exception`, `strftime_now`, `tojson`, loop controls, Python's string
-//! methods), without tools and documents. A file without a template gets the one its special
-//! tokens speak for: see [`default_source`].
+//! methods), with tools and without documents. A file without a template gets the one its special
+//! tokens speak for: see [`default_source`]. Tools, calls and results are texts of strangers too:
+//! each string in them is marked (`tools.rs`).
 //!
 //! A known gap: minijinja charges a list by its items, not by what they hold, so a template that
 //! puts a list twice into another, some thirty times over, and makes a string of that by `~` or
@@ -21,6 +22,7 @@
 mod clock;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -32,8 +34,9 @@ use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
-use yushan_abi::TokenId;
+use yushan_abi::{Call, TokenId, ToolSpec};
 
+use crate::calls::Convention;
 use crate::tokenizer::{Ends, Matcher, Special, Tokenizer};
 use crate::{Error, Result};
 
@@ -56,18 +59,43 @@ const OUTPUT_PER_BYTE: usize = 8;
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "ipython"];
 
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, …
     pub role: String,
     /// What was said.
     pub content: String,
+    /// An assistant's calls.
+    pub calls: Vec<Call>,
+    /// Which call a tool's message answers.
+    pub answers: Option<String>,
+    /// The tool's name, or the speaker's.
+    pub name: Option<String>,
 }
 
 impl Message {
     /// A message of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Message { role: role.into(), content: content.into() }
+        Message { role: role.into(), content: content.into(), ..Message::default() }
+    }
+
+    /// All that somebody wrote in it.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let calls = self.calls.iter().flat_map(|call| [&call.id, &call.name, &call.arguments]);
+        let rest = self.answers.iter().chain(&self.name);
+        calls.chain(rest).chain([&self.content]).map(String::as_str)
+    }
+}
+
+impl From<&yushan_abi::Message> for Message {
+    fn from(message: &yushan_abi::Message) -> Self {
+        Message {
+            role: message.role.name().to_string(),
+            content: message.text(),
+            calls: message.calls.clone(),
+            answers: message.answers.clone(),
+            name: message.name.clone(),
+        }
     }
 }
 
@@ -87,6 +115,9 @@ pub struct ChatTemplate {
     /// The source, for its characters.
     source: String,
     matcher: Arc<Matcher>,
+    convention: Convention,
+    /// Whether the template writes tools, calls and results itself.
+    knows_tools: bool,
     /// `bos_token` and the like, empty where there is none.
     names: Value,
 }
@@ -113,11 +144,30 @@ impl ChatTemplate {
         let names = Value::from_pairs(names.map(|(name, id)| {
             (name, id.map_or_else(String::new, |id| tokenizer.decode(&[id], Special::Parse)))
         }));
-        Ok(ChatTemplate { environment, source, matcher: tokenizer.matcher(), names })
+        let own = Convention::of_template(&source);
+        Ok(ChatTemplate {
+            environment,
+            source,
+            matcher: tokenizer.matcher(),
+            convention: own.unwrap_or_else(|| default_convention(tokenizer)),
+            knows_tools: own.is_some(),
+            names,
+        })
     }
 
-    /// The conversation as text. With `add_generation_prompt` it ends where an assistant begins.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Rendered> {
+    /// How the model writes calls.
+    pub fn convention(&self) -> Convention {
+        self.convention
+    }
+
+    /// The conversation as text, with the tools that the model may call. With
+    /// `add_generation_prompt` it ends where an assistant begins.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: &[ToolSpec],
+        add_generation_prompt: bool,
+    ) -> Result<Rendered> {
         for message in messages {
             if !ROLES.contains(&message.role.as_str()) {
                 let roles = ROLES.join(", ");
@@ -125,36 +175,48 @@ impl ChatTemplate {
                 return Err(Error::Template(detail));
             }
         }
-        let mark = self.unused_character(messages)?;
-        let text = on_a_deep_stack(|| self.text_of(messages, mark, add_generation_prompt))?;
-        Ok(unmarked(&text, mark))
+        let mut texts: Vec<&str> = messages.iter().flat_map(Message::texts).collect();
+        let described = tools::describe(tools);
+        let json: Vec<String> = described.iter().map(ToString::to_string).collect();
+        texts.extend(json.iter().map(String::as_str));
+        let size: usize = texts.iter().map(|text| text.len()).sum();
+        texts.push(&self.source);
+        let marker = tools::Marker { matcher: &self.matcher, mark: unused_character(&texts)? };
+        let described: Vec<_> = described.iter().map(|tool| marker.json(tool)).collect();
+        let text = on_a_deep_stack(|| {
+            let render = |seen: tools::Seen| self.text_of(seen, size, add_generation_prompt);
+            if self.knows_tools {
+                return render(marker.own_form(messages, described, self.convention));
+            }
+            let plain =
+                |in_system| marker.plain_form(messages, &described, self.convention, in_system);
+            // Some templates refuse instructions from anybody but the user.
+            let asked_for = messages.iter().any(|message| message.role == "system");
+            match render(plain(true)) {
+                Err(_) if !described.is_empty() && !asked_for => render(plain(false)),
+                result => result,
+            }
+        })?;
+        Ok(unmarked(&text, marker.mark))
     }
 
-    /// The rendered text with its marks.
+    /// The rendered text with its marks, of messages and tools of `size` bytes.
     fn text_of(
         &self,
-        messages: &[Message],
-        mark: char,
+        seen: tools::Seen,
+        size: usize,
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let values: Vec<Value> = messages
-            .iter()
-            .map(|message| {
-                let content = self.marked(message, mark);
-                context! { role => message.role.as_str(), content => content }
-            })
-            .collect();
-        let size: usize = messages.iter().map(|message| message.content.len()).sum();
         let mut environment = self.environment.clone();
-        let steps = STEPS + STEPS_PER_MESSAGE * messages.len() as u64 + size as u64;
+        let steps = STEPS + STEPS_PER_MESSAGE * seen.messages.len() as u64 + size as u64;
         environment.set_fuel(Some(steps.min(STEPS_AT_MOST)));
         let template = environment.get_template("chat").map_err(told)?;
         let limit = OUTPUT.saturating_add(size.saturating_mul(OUTPUT_PER_BYTE));
         let mut output = Bounded { bytes: Vec::new(), limit };
         let variables = context! {
-            messages => values,
+            messages => seen.messages,
             add_generation_prompt,
-            tools => (),
+            tools => seen.tools,
             documents => (),
             ..self.names.clone()
         };
@@ -169,9 +231,10 @@ impl ChatTemplate {
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
+        tools: &[ToolSpec],
         add_generation_prompt: bool,
     ) -> Result<Vec<TokenId>> {
-        let Rendered { text, guarded } = self.render(messages, add_generation_prompt)?;
+        let Rendered { text, guarded } = self.render(messages, tools, add_generation_prompt)?;
         let mut ids = tokenizer.encode_guarded(&text, &guarded, Ends::Bare);
         let bos = tokenizer.roles().bos.filter(|_| tokenizer.adds_bos());
         if let Some(bos) = bos.filter(|bos| ids.first() != Some(bos)) {
@@ -179,33 +242,16 @@ impl ChatTemplate {
         }
         Ok(ids)
     }
+}
 
-    /// A private character that stands in none of the messages.
-    fn unused_character(&self, messages: &[Message]) -> Result<char> {
-        let private = '\u{F0000}'..='\u{FFFFD}';
-        let texts = messages.iter().map(|message| message.content.as_str()).chain([&*self.source]);
-        let used: HashSet<char> =
-            texts.flat_map(str::chars).filter(|char| private.contains(char)).collect();
-        private.clone().find(|char| !used.contains(char)).ok_or_else(|| {
-            Error::Template("the messages use up all private characters of Unicode".into())
-        })
-    }
-
-    /// The content with `mark` behind the first character of everything that could be taken for a
-    /// special token.
-    fn marked(&self, message: &Message, mark: char) -> String {
-        let content = &message.content;
-        let spots = self.matcher.risky_spots(content, message.role == "assistant");
-        let mut out = String::with_capacity(content.len() + spots.len() * mark.len_utf8());
-        let mut start = 0;
-        for spot in spots {
-            out.push_str(&content[start..spot]);
-            out.push(mark);
-            start = spot;
-        }
-        out.push_str(&content[start..]);
-        out
-    }
+/// A private character that stands in none of the texts.
+fn unused_character(texts: &[&str]) -> Result<char> {
+    let private = '\u{F0000}'..='\u{FFFFD}';
+    let chars = texts.iter().flat_map(|text| text.chars());
+    let used: HashSet<char> = chars.filter(|char| private.contains(char)).collect();
+    private.clone().find(|char| !used.contains(char)).ok_or_else(|| {
+        Error::Template("the messages use up all private characters of Unicode".into())
+    })
 }
 
 /// Runs `work` on a thread with room for deep recursion: minijinja bounds that of calls, but not
@@ -259,6 +305,13 @@ fn default_source(tokenizer: &Tokenizer) -> &'static str {
         "{% for message in messages %}{{ message.role | capitalize + ': ' + message.content | trim + '\\n' }}\
          {% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
     }
+}
+
+/// How a model writes calls whose template knows no tools: as the control tokens of its vocabulary
+/// have it, or else the way most models have learnt.
+fn default_convention(tokenizer: &Tokenizer) -> Convention {
+    let has = |convention: &Convention| tokenizer.token_of(convention.opener()).is_some();
+    Convention::ALL.into_iter().find(has).unwrap_or(Convention::Hermes)
 }
 
 /// Jinja as Hugging Face sets it up.

@@ -4,13 +4,13 @@
 //! One step appends whatever the executor has not seen: the end of the prompt, later the newest
 //! token and the guesses after it (`speculate.rs`).
 //!
-//! The key decision: one place, [`Answer::take`], turns a row of logits into a token, whether the row
-//! came from a plain step or from a verified guess; so speculation, masks, penalties and stop strings
-//! cannot disagree about what was generated. Before a token is shown it is known whether it is the
-//! last, and the text of all events together is exactly [`Outcome::text`].
+//! The key decision: one place, [`Answer::take`], turns a row of logits into a token (by `pen.rs`),
+//! whether the row came from a plain step or from a verified guess; so speculation, masks, penalties
+//! and stop strings cannot disagree about what was generated. Before a token is shown it is known
+//! whether it is the last, and the text of all events together is exactly [`Outcome::text`].
 //!
-//! Not here: several answers at once (the scheduler's business), templates. Time is read for the
-//! report only.
+//! Not here: several answers at once (the scheduler's business, by `language.rs`), templates. Time is
+//! read for the report only.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -19,10 +19,11 @@ use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput,
 
 use crate::grammar::Constraint;
 use crate::logprobs::{LogprobReader, Logprobs};
+use crate::pen::Pen;
 use crate::sampler::{Sampler, Sampling};
 use crate::speculate::{Drafter, Speculation};
 use crate::stops::Stops;
-use crate::tokenizer::{Special, StreamDecoder, Tokenizer};
+use crate::tokenizer::{StreamDecoder, Tokenizer};
 use crate::{Error, Result};
 
 /// Bytes of logits that a step may ask for.
@@ -327,16 +328,11 @@ struct Answer<'a> {
     prompt: usize,
     context: usize,
     max_tokens: usize,
-    sampler: Sampler,
-    constraint: Option<Constraint>,
+    pen: Pen,
     stops: Stops,
-    decoder: StreamDecoder,
     top_logprobs: Option<usize>,
     logprobs: LogprobReader,
     echo: bool,
-    ignore_ends: bool,
-    /// What the newest tokens made readable.
-    readable: String,
     /// All that was shown.
     text: String,
     counts: Counts,
@@ -353,12 +349,7 @@ impl<'a> Answer<'a> {
         for &token in prompt {
             sampler.accept(token);
         }
-        // The first text of all, or the continuation of the prompt's.
-        let begins = request.echo || prompt.iter().all(|&token| tokenizer.is_special(token));
-        let decoder = match begins {
-            true => StreamDecoder::at_start(tokenizer, Special::AsText),
-            false => StreamDecoder::new(Special::AsText),
-        };
+        let decoder = StreamDecoder::after(tokenizer, if request.echo { &[] } else { prompt });
         let context = executor.context();
         let mut history =
             Vec::with_capacity(context.min(prompt.len().saturating_add(request.max_tokens)) + 1);
@@ -369,15 +360,11 @@ impl<'a> Answer<'a> {
             prompt: prompt.len(),
             context,
             max_tokens: request.max_tokens,
-            sampler,
-            constraint: request.constraint,
+            pen: Pen::new(sampler, request.constraint, decoder).ignoring_ends(request.ignore_ends),
             stops: Stops::new(request.stops)?,
-            decoder,
             top_logprobs: request.top_logprobs,
             logprobs: LogprobReader::default(),
             echo: request.echo,
-            ignore_ends: request.ignore_ends,
-            readable: String::new(),
             text: String::new(),
             counts: Counts { prompt: prompt.len(), ..Counts::default() },
         })
@@ -399,13 +386,12 @@ impl<'a> Answer<'a> {
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let id = self.history[at];
-        self.readable.clear();
-        self.decoder.push(self.tokenizer, id, &mut self.readable);
+        let text = self.pen.echo(self.tokenizer, id);
         let logprobs = match (logits, self.top_logprobs) {
             (Some(logits), Some(top)) => Some(self.logprobs.read(logits, id, top)),
             _ => None,
         };
-        on_event(Event::Echo { id, text: &self.readable, logprobs })
+        on_event(Event::Echo { id, text, logprobs })
     }
 
     /// Takes tokens as long as they are the guessed ones, and the one after them.
@@ -433,21 +419,11 @@ impl<'a> Answer<'a> {
         logits: &[f32],
         on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<(TokenId, Option<Finish>)> {
-        let mask = self.constraint.as_mut().map(Constraint::mask).transpose()?;
-        let id = self.sampler.sample(logits, mask);
-        self.sampler.accept(id);
+        let id = self.pen.choose(logits)?;
         self.history.push(id);
-        let mut complete = !self.ignore_ends && self.tokenizer.is_end_of_generation(id);
-        self.readable.clear();
-        if !complete {
-            self.decoder.push(self.tokenizer, id, &mut self.readable);
-        }
-        if let Some(constraint) = &mut self.constraint {
-            constraint.accept(id)?;
-            complete |= constraint.is_finished();
-        }
+        let complete = self.pen.take(self.tokenizer, id)?;
         let shown = self.text.len();
-        let mut finish = self.stops.push(&self.readable, &mut self.text).map(Finish::Stop);
+        let mut finish = self.stops.push(self.pen.readable(), &mut self.text).map(Finish::Stop);
         if finish.is_none() {
             finish = match () {
                 () if complete => Some(Finish::End),
@@ -456,10 +432,7 @@ impl<'a> Answer<'a> {
                 () => None,
             };
             if finish.is_some() {
-                self.readable.clear();
-                self.decoder.finish(&mut self.readable);
-                let stop = self.stops.push(&self.readable, &mut self.text).map(Finish::Stop);
-                self.stops.finish(&mut self.text);
+                let stop = self.stops.last(self.pen.rest(), &mut self.text).map(Finish::Stop);
                 finish = stop.or(finish);
             }
         }

@@ -43,6 +43,13 @@ pub enum Grammar<'a> {
     Gbnf(&'a str),
 }
 
+impl<'a> Grammar<'a> {
+    /// A grammar of unknown kind: GBNF and Lark define their rules with different signs.
+    pub fn of_text(text: &'a str) -> Grammar<'a> {
+        if text.contains("::=") { Grammar::Gbnf(text) } else { Grammar::Lark(text) }
+    }
+}
+
 /// Compiles grammars for one tokenizer. Costs nothing until the first one.
 pub struct GrammarEngine {
     tokenizer: Arc<Tokenizer>,
@@ -77,6 +84,16 @@ impl GrammarEngine {
                 TopLevelGrammar::from_lark(gbnf::to_lark(gbnf)?)
             }
         };
+        self.start(source)
+    }
+
+    /// As [`GrammarEngine::compile`] of a Lark grammar that was written here, around schemas that
+    /// have been checked.
+    pub(crate) fn compile_own(&self, lark: String) -> Result<Constraint> {
+        self.start(TopLevelGrammar::from_lark(lark))
+    }
+
+    fn start(&self, source: TopLevelGrammar) -> Result<Constraint> {
         let factory = self.factory.get_or_init(|| build(&self.tokenizer, self.vocabulary));
         let factory = factory.as_ref().map_err(|error| Error::Grammar(error.clone()))?;
         let parser = std::panic::AssertUnwindSafe(|| factory.create_parser(source));
@@ -195,15 +212,35 @@ fn check_schema(schema: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
+/// The schema of an answer as it stands behind `%json` in a Lark grammar.
+pub(crate) fn checked_form(schema: &serde_json::Value) -> Result<serde_json::Value> {
+    check_schema(schema)?;
+    Ok(with_little_space(schema))
+}
+
+/// As [`checked_form`], of the arguments of a call: on one line, as models have learnt to write
+/// them, and without what no grammar can express, instead of refused for it.
+pub(crate) fn checked_arguments(schema: &serde_json::Value) -> Result<serde_json::Value> {
+    check_schema(schema)?;
+    let one_line = serde_json::json!({
+        "whitespace_flexible": false, "item_separator": ", ?", "key_separator": ": ?", "lenient": true,
+    });
+    Ok(with_options(schema, one_line))
+}
+
 /// The schema with [`SPACE`], unless it says otherwise itself.
 fn with_little_space(schema: &serde_json::Value) -> serde_json::Value {
+    with_options(schema, serde_json::json!({ "whitespace_pattern": SPACE }))
+}
+
+/// The schema with these options for llguidance, unless it has some itself.
+fn with_options(schema: &serde_json::Value, options: serde_json::Value) -> serde_json::Value {
     let mut schema = match schema {
         serde_json::Value::Bool(true) => serde_json::json!({}),
         other => other.clone(),
     };
     if let Some(fields) = schema.as_object_mut() {
-        let space = || serde_json::json!({ "whitespace_pattern": SPACE });
-        fields.entry("x-guidance").or_insert_with(space);
+        fields.entry("x-guidance").or_insert(options);
     }
     schema
 }

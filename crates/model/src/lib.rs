@@ -6,6 +6,7 @@
 //! loader knows which family or which format it runs.
 
 mod cache;
+pub mod calls;
 pub mod chat;
 pub mod config;
 pub mod convert;
@@ -18,10 +19,12 @@ pub mod gguf;
 pub mod grammar;
 mod hugging_face;
 mod json;
+pub mod language;
 mod llama;
 mod llama2c;
 pub mod logprobs;
 pub mod mmap;
+mod pen;
 pub mod quantize;
 mod rope;
 mod safetensors;

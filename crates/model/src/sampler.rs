@@ -5,9 +5,9 @@
 //! ones before it left. Temperature 0 is greedy: the largest logit after the penalties, the lower id
 //! of equals; the filters are not asked, since all but one of them keep it anyway.
 //!
-//! The key decision: one draw of the generator a token, from a stream that only the seed
-//! determines. So the tokens are a function of logits and seed, and a speculated run that samples
-//! position by position gives the same ones.
+//! The key decision: one draw of the generator a token, whatever the logits are, from a stream that
+//! only the seed determines. So the tokens are a function of logits and seed, a speculated run that
+//! samples position by position gives the same ones, and one that goes on after tokens it knows too.
 //!
 //! Steady state: nothing is allocated, and nothing but the survivors is sorted; top-k keeps the best
 //! in one pass over the vocabulary.
@@ -174,17 +174,23 @@ impl Sampler {
     /// mask all are. Logits that are NaN never win; if no allowed logit is above negative infinity,
     /// the first allowed token does.
     pub fn sample(&mut self, logits: &[f32], mask: Option<&[u32]>) -> TokenId {
+        let random = self.random.unit();
         let mut adjusted = std::mem::take(&mut self.adjusted);
         let token = if self.sampling.penalizes() || !self.sampling.logit_bias.is_empty() {
             adjusted.clear();
             adjusted.extend_from_slice(logits);
             self.adjust(&mut adjusted);
-            self.choose(&adjusted, mask)
+            self.choose(&adjusted, mask, random)
         } else {
-            self.choose(logits, mask)
+            self.choose(logits, mask, random)
         };
         self.adjusted = adjusted;
         token.unwrap_or_else(|| first_allowed(mask))
+    }
+
+    /// Leaves out one draw: a token that was chosen before stands here.
+    pub fn skip(&mut self) {
+        self.random.next();
     }
 
     /// Tells the penalties what was chosen, or stands in the prompt.
@@ -224,7 +230,8 @@ impl Sampler {
         }
     }
 
-    fn choose(&mut self, logits: &[f32], mask: Option<&[u32]>) -> Option<TokenId> {
+    /// `random` is uniform in [0, 1).
+    fn choose(&mut self, logits: &[f32], mask: Option<&[u32]>, random: f64) -> Option<TokenId> {
         if self.sampling.temperature == 0.0 {
             return argmax(logits, mask);
         }
@@ -242,7 +249,7 @@ impl Sampler {
         if self.sampling.min_p > 0.0 {
             self.min_p();
         }
-        Some(self.draw())
+        Some(self.draw(random))
     }
 
     /// The largest logit still in the running.
@@ -318,9 +325,9 @@ impl Sampler {
         self.candidates.retain(|c| c.logit >= least || c.logit == top);
     }
 
-    fn draw(&mut self) -> TokenId {
+    fn draw(&mut self, random: f64) -> TokenId {
         let total = self.weigh(self.sampling.temperature);
-        let mut left = self.random.unit() * total;
+        let mut left = random * total;
         for (candidate, weight) in self.candidates.iter().zip(&self.weights) {
             left -= weight;
             if left < 0.0 {

@@ -47,10 +47,12 @@ impl Stops {
         None
     }
 
-    /// Appends what was held back: no more text comes.
-    pub(crate) fn finish(&mut self, out: &mut String) {
+    /// As [`Stops::push`], with what was held back: no more text comes.
+    pub(crate) fn last(&mut self, text: &str, out: &mut String) -> Option<usize> {
+        let found = self.push(text, out);
         out.push_str(&self.held);
         self.held.clear();
+        found
     }
 
     /// Length of the longest end of `held` that begins a stop string.
@@ -81,8 +83,8 @@ mod tests {
                 return (out, Some(which));
             }
         }
-        filter.finish(&mut out);
-        (out, None)
+        let found = filter.last("", &mut out);
+        (out, found)
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod page;
 mod render;
 mod routes;
 mod stream;
+mod system;
 mod text;
 
 use std::ops::ControlFlow;
@@ -71,6 +72,8 @@ pub struct Server {
     pub library: Arc<dyn Library>,
     /// Judges keys.
     pub keys: Arc<dyn Keys>,
+    /// The process table, where the kernel runs here.
+    pub kernel: Option<Arc<yushan_kernel::Kernel>>,
     /// What the pages of all models hold, for `/metrics`.
     pub usage: Box<dyn Fn() -> Option<Usage> + Send + Sync>,
     /// Under which names it is called.
@@ -94,6 +97,7 @@ impl Server {
             disk,
             library,
             keys,
+            kernel: None,
             usage: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),

@@ -14,7 +14,7 @@ use axum::routing::{delete, get, post};
 use crate::doors::{self, Access};
 use crate::fault::{Fault, as_ollama};
 use crate::openai::{chat, completions, embeddings, files, models, responses};
-use crate::{Server, ollama, openapi, page, text};
+use crate::{Server, ollama, openapi, page, system, text};
 
 /// All routes behind their guards.
 pub fn router(server: Arc<Server>) -> Router {
@@ -34,6 +34,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .merge(of(Access::Look, look()))
         .merge(of(Access::Use, completing()))
         .merge(of(Access::Use, keeping()))
+        .merge(of(Access::Manage, processes()))
         .merge(open())
         .merge(ollama)
         .fallback(nowhere)
@@ -82,6 +83,12 @@ fn keeping() -> Routes {
         .route("/v1/files", get(files::list).post(files::create))
         .route("/v1/files/{id}", get(files::get).delete(files::delete))
         .route("/v1/files/{id}/content", get(files::content))
+}
+
+fn processes() -> Routes {
+    Router::new()
+        .route("/v1/processes", get(system::list))
+        .route("/v1/processes/{pid}", post(system::tell))
 }
 
 fn ollama_look() -> Routes {

@@ -46,8 +46,7 @@ fn grammar<'a>(path: &Path, text: &'a str) -> Grammar<'a> {
         Some("lark") => Grammar::Lark(text),
         // An editor has put a newline at the end of the line.
         Some("regex" | "re") => Grammar::Regex(text.strip_suffix('\n').unwrap_or(text)),
-        _ if text.contains("::=") => Grammar::Gbnf(text),
-        _ => Grammar::Lark(text),
+        _ => Grammar::of_text(text),
     }
 }
 

@@ -5,6 +5,7 @@
 //! stderr. What a command finds out about a model it asks the library; no rule of the engine is
 //! written here a second time.
 
+mod accounts;
 mod bench;
 mod chat;
 mod convert;
@@ -22,6 +23,9 @@ mod quantize;
 mod reply;
 mod run;
 mod score;
+mod serve;
+mod system;
+mod wire;
 
 use std::sync::LazyLock;
 
@@ -60,6 +64,13 @@ enum Command {
     Pull(models::Pull),
     Models(models::Models),
     Rm(models::Rm),
+    Serve(serve::Serve),
+    Keys(accounts::KeysCommand),
+    Ps(system::Ps),
+    Kill(system::Kill),
+    Nice(system::Nice),
+    Stop(system::Stop),
+    Cont(system::Cont),
 }
 
 fn main() -> std::process::ExitCode {
@@ -73,6 +84,13 @@ fn main() -> std::process::ExitCode {
         Command::Pull(command) => command.run(),
         Command::Models(command) => command.run(),
         Command::Rm(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::Keys(command) => command.run(),
+        Command::Ps(command) => command.run(),
+        Command::Kill(command) => command.run(),
+        Command::Nice(command) => command.run(),
+        Command::Stop(command) => command.run(),
+        Command::Cont(command) => command.run(),
     };
     exit::code(done)
 }

@@ -90,7 +90,7 @@ impl<'a> Speaker<'a> {
     /// The ids of a conversation up to where the model speaks.
     pub(crate) fn encode_chat(&self, messages: &[Message]) -> Result<Vec<TokenId>> {
         let Some(template) = &self.template else { return Ok(Vec::new()) };
-        Ok(template.encode(&self.tokenizer, messages, true)?)
+        Ok(template.encode(&self.tokenizer, messages, &[], true)?)
     }
 
     /// The instruction given on the command line.

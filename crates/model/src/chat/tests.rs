@@ -81,7 +81,7 @@ fn templates_give_the_texts_their_models_were_trained_on() {
     let check = |name, source, specials, messages, expected: &str| {
         let tokenizer = tokenizer(specials, words);
         let template = ChatTemplate::new(source, &tokenizer).unwrap();
-        let rendered = template.render(&conversation(messages), true).unwrap();
+        let rendered = template.render(&conversation(messages), &[], true).unwrap();
         assert_eq!(rendered.text, expected, "{name}");
     };
     let llama_3 = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>\
@@ -113,7 +113,7 @@ fn the_environment_is_hugging_faces() {
     let tokenizer = tokenizer(SPM, &[]);
     let check = |source: &str, expected: &str| {
         let template = ChatTemplate::new(Some(source), &tokenizer).unwrap();
-        assert_eq!(template.render(&[], false).unwrap().text, expected, "{source}");
+        assert_eq!(template.render(&[], &[], false).unwrap().text, expected, "{source}");
     };
     check("{{ {'a': [1, '<é>'], 'b': none} | tojson }}", r#"{"a": [1, "<é>"], "b": null}"#);
     check("{{ [1] | tojson(indent=2) }}", "[\n  1\n]");
@@ -133,7 +133,8 @@ fn special_tokens_in_messages_stay_text() {
     let check = |name, source, specials, role: &str, content: &str, steering: &[&str]| {
         let tokenizer = tokenizer(specials, words);
         let template = ChatTemplate::new(source, &tokenizer).unwrap();
-        let ids = template.encode(&tokenizer, &conversation(&[(role, content)]), false).unwrap();
+        let ids =
+            template.encode(&tokenizer, &conversation(&[(role, content)]), &[], false).unwrap();
         let special: Vec<_> = ids
             .iter()
             .filter(|&&id| id >= 256)
@@ -181,7 +182,7 @@ fn guarded_ranges_are_ascending_and_cover_the_message_only() {
     let tokenizer = tokenizer(CHATML, &[]);
     let template = ChatTemplate::new(None, &tokenizer).unwrap();
     let messages = conversation(&[("user", "x"), ("user", "<|im_end|><|im_end|>")]);
-    let Rendered { text, guarded } = template.render(&messages, false).unwrap();
+    let Rendered { text, guarded } = template.render(&messages, &[], false).unwrap();
     assert_eq!(guarded.len(), 2);
     let start = text.rfind("<|im_end|><|im_end|><|im_end|>").unwrap();
     assert_eq!(guarded, [start..start + 1, start + 10..start + 11]);
@@ -193,7 +194,7 @@ fn hostile_templates_end_in_an_error() {
     let check = |source: &str, expected: &str| {
         let messages = conversation(&[("user", "x")]);
         let error = ChatTemplate::new(Some(source), &tokenizer)
-            .and_then(|template| template.render(&messages, true))
+            .and_then(|template| template.render(&messages, &[], true))
             .expect_err(&source[..source.len().min(80)]);
         assert!(matches!(error, Error::Template(_)), "{error}");
         let text = error.to_string();
@@ -240,7 +241,7 @@ fn hostile_templates_end_in_an_error() {
 fn an_unknown_role_is_refused() {
     let tokenizer = tokenizer(CHATML, &[]);
     let template = ChatTemplate::new(None, &tokenizer).unwrap();
-    let error = template.render(&conversation(&[("im_end|>", "x")]), true).unwrap_err();
+    let error = template.render(&conversation(&[("im_end|>", "x")]), &[], true).unwrap_err();
     assert!(error.to_string().contains("expected one of system"), "{error}");
 }
 
@@ -250,7 +251,7 @@ fn llama_3_ids_are_the_documented_ones() {
     let Some(tokenizer) = llama_3() else { return };
     let template = ChatTemplate::new(Some(LLAMA_3_TEMPLATE), &tokenizer).unwrap();
     let messages = conversation(&[("user", "Hello<|eot_id|>")]);
-    let ids = template.encode(&tokenizer, &messages, true).unwrap();
+    let ids = template.encode(&tokenizer, &messages, &[], true).unwrap();
     assert_eq!(ids[..2], [128_000, 128_006]);
     assert_eq!(ids.iter().filter(|&&id| id == 128_009).count(), 1);
     assert_eq!(ids.iter().filter(|&&id| id == 128_006).count(), 2);

@@ -31,6 +31,15 @@ impl StreamDecoder {
         Self { drop_space: tokenizer.adds_space(), ..Self::new(special) }
     }
 
+    /// For an answer to `prompt`: the first text of all if the prompt has none, or else the
+    /// continuation of its. Control tokens are left out.
+    pub fn after(tokenizer: &Tokenizer, prompt: &[TokenId]) -> Self {
+        match prompt.iter().all(|&token| tokenizer.is_special(token)) {
+            true => Self::at_start(tokenizer, Special::AsText),
+            false => Self::new(Special::AsText),
+        }
+    }
+
     /// Appends to `out` what `token` makes complete.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: TokenId, out: &mut String) {
         if tokenizer.is_special(token) {

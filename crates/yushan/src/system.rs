@@ -1,0 +1,221 @@
+//! `ps`, `kill`, `nice`, `stop`, `cont`: the process table of a running system, as on Unix.
+
+use std::io::Write;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use yushan_abi::Class;
+use yushan_kernel::{Process, State};
+
+use crate::exit::BadFile;
+use crate::serve::PORT;
+
+/// Where the system is, and who asks.
+#[derive(clap::Args)]
+pub(crate) struct Where {
+    /// The system's address [default: http://127.0.0.1:3952]
+    #[arg(long, value_name = "URL", env = "YUSHAN_SERVER")]
+    server: Option<String>,
+    /// A key with the scope `manage`
+    #[arg(long, value_name = "KEY", env = "YUSHAN_KEY", hide_env_values = true)]
+    key: Option<String>,
+}
+
+/// Show the processes of a running system
+#[derive(clap::Args)]
+pub(crate) struct Ps {
+    /// Those that are over too
+    #[arg(long, short)]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// End processes
+#[derive(clap::Args)]
+pub(crate) struct Kill {
+    /// Which
+    #[arg(required = true)]
+    pids: Vec<u64>,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Give a process another class and weight
+#[derive(clap::Args)]
+pub(crate) struct Nice {
+    /// Which
+    pid: u64,
+    /// How soon it is served
+    #[arg(value_enum)]
+    class: ClassName,
+    /// Its weight among others of its class
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weight: u32,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Hold a process
+#[derive(clap::Args)]
+pub(crate) struct Stop {
+    /// Which
+    pid: u64,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Let a held process go on
+#[derive(clap::Args)]
+pub(crate) struct Cont {
+    /// Which
+    pid: u64,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// A class, as people type it.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ClassName {
+    /// Somebody waits.
+    Interactive,
+    /// An assistant at work.
+    Agent,
+    /// Whenever there is room.
+    Batch,
+}
+
+impl Where {
+    fn ask(&self, path: &str, order: Option<Value>) -> Result<Value> {
+        let base = self.server.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+        let url = format!("{}{path}", base.trim_end_matches('/'));
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let key = self.key.as_ref().map(|key| format!("Bearer {key}"));
+        let answer = match order {
+            None => {
+                let request = agent.get(&url);
+                let request = key.iter().fold(request, |r, key| r.header("authorization", key));
+                request.call()
+            }
+            Some(order) => {
+                let request = agent.post(&url).content_type("application/json");
+                let request = key.iter().fold(request, |r, key| r.header("authorization", key));
+                request.send(order.to_string())
+            }
+        };
+        let mut answer = answer.map_err(|error| {
+            BadFile(format!("{base} does not answer ({error}): start the system with yushan serve"))
+        })?;
+        let body: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)
+            .with_context(|| format!("{base} is no Yushan system"))?;
+        match body["error"]["message"].as_str() {
+            Some(message) => bail!("{message}"),
+            None => Ok(body),
+        }
+    }
+
+    fn order(&self, pid: u64, order: Value) -> Result<()> {
+        self.ask(&format!("/v1/processes/{pid}"), Some(order)).map(|_| ())
+    }
+}
+
+impl Ps {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut answer = self.at.ask("/v1/processes", None)?;
+        let mut processes: Vec<Process> = serde_json::from_value(answer["data"].take())?;
+        processes.retain(|process| self.all || process.exit.is_none());
+        let mut out = std::io::stdout();
+        if self.json {
+            writeln!(out, "{:#}", serde_json::to_value(&processes)?)?;
+        } else {
+            out.write_all(table(&processes).as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn table(processes: &[Process]) -> String {
+    let mut out = format!(
+        "{:>6} {:>6} {:<10} {:<11} {:>7} {:>7} {:>7} {:>8}  {:<16} {}\n",
+        "PID", "PARENT", "STATE", "CLASS", "PROMPT", "CACHED", "WRITTEN", "TOKENS/S", "MODEL", "TITLE"
+    );
+    for process in processes {
+        let parent = process.spawn.parent.map_or_else(String::new, |parent| parent.to_string());
+        let class = match process.spawn.class {
+            Class::Interactive => "interactive",
+            Class::Agent => "agent",
+            Class::Batch => "batch",
+        };
+        let counts = process.counts;
+        out += &format!(
+            "{:>6} {parent:>6} {:<10} {class:<11} {:>7} {:>7} {:>7} {:>8}  {:<16} {}\n",
+            process.pid,
+            state(process),
+            counts.prompt,
+            counts.cached,
+            counts.generated,
+            speed(process),
+            process.spawn.model,
+            process.spawn.title,
+        );
+    }
+    out
+}
+
+fn state(process: &Process) -> &'static str {
+    match process.state {
+        _ if process.exit.is_some() => "exited",
+        _ if process.stopped => "stopped",
+        State::Ready => "ready",
+        State::Blocked => "blocked",
+        State::Waiting(_) => "waiting",
+        State::Receiving => "receiving",
+        State::Calling => "calling",
+        State::Exited => "exited",
+    }
+}
+
+/// Tokens a second since the first one, of processes that are over.
+fn speed(process: &Process) -> String {
+    let (_, first, ended) = process.times;
+    match (first, ended) {
+        (Some(first), Some(ended)) if ended > first && process.counts.generated > 1 => {
+            let tokens = (process.counts.generated - 1) as f64;
+            format!("{:.1}", 1000.0 * tokens / (ended - first) as f64)
+        }
+        _ => "-".into(),
+    }
+}
+
+impl Kill {
+    pub(crate) fn run(self) -> Result<()> {
+        self.pids.iter().try_for_each(|&pid| self.at.order(pid, json!({ "signal": "kill" })))
+    }
+}
+
+impl Nice {
+    pub(crate) fn run(self) -> Result<()> {
+        let class = match self.class {
+            ClassName::Interactive => Class::Interactive,
+            ClassName::Agent => Class::Agent,
+            ClassName::Batch => Class::Batch,
+        };
+        self.at.order(self.pid, json!({ "nice": [class, self.weight] }))
+    }
+}
+
+impl Stop {
+    pub(crate) fn run(self) -> Result<()> {
+        self.at.order(self.pid, json!({ "signal": "stop" }))
+    }
+}
+
+impl Cont {
+    pub(crate) fn run(self) -> Result<()> {
+        self.at.order(self.pid, json!({ "signal": "continue" }))
+    }
+}
