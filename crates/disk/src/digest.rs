@@ -33,6 +33,7 @@ pub(crate) fn check_name(sha256: &str) -> Result<(), DiskError> {
     }
     let shown: String = sha256.chars().take(80).collect();
     Err(DiskError::Failed(format!(
-        "{shown:?} is not the name of a content; expected a SHA-256, 64 digits of lower-case hexadecimal"
+        "{shown:?} is not the name of a content; expected a SHA-256, 64 digits of lower-case \
+         hexadecimal"
     )))
 }

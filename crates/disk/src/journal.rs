@@ -48,7 +48,8 @@ impl Head {
         }
         if record.hash != hash(&self.hash, record) {
             return Err(DiskError::Damaged(format!(
-                "the journal's record {expected} is not as it was written: its hash does not follow from it and \
+                "the journal's record {expected} is not as it was written: its hash does not \
+                 follow from it and \
                  the record before"
             )));
         }

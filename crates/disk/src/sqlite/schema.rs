@@ -88,11 +88,11 @@ pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DiskE
     let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let opened = connect(path, create).and_then(|mut writer| {
         migrate(&mut writer, path, migrations)?;
-        let mode: String =
-            writer.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        let mode: String = writer.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             let said = format!(
-                "{}: the file system cannot keep a write-ahead log (SQLite uses {mode:?}); move it to a local disk",
+                "{}: the file system cannot keep a write-ahead log (SQLite uses {mode:?}); move \
+                 it to a local disk",
                 path.display()
             );
             return Err(Fault::Disk(DiskError::Failed(said)));
@@ -130,7 +130,8 @@ fn look(path: &Path, current: usize) -> Result<(), DiskError> {
         let log = beside(path, "-wal");
         if is_there(&log) {
             return Err(DiskError::Damaged(format!(
-                "{} is missing or empty, but its log {} is there; bring the database back from a copy, or move the \
+                "{} is missing or empty, but its log {} is there; bring the database back from \
+                 a copy, or move the \
                  log away to begin anew",
                 path.display(),
                 log.display()
@@ -209,7 +210,8 @@ fn version(connection: &Connection, path: &Path, current: usize) -> Result<usize
     match usize::try_from(version) {
         Ok(version) if (1..=current).contains(&version) => Ok(version),
         _ => Err(DiskError::Failed(format!(
-            "{} has version {version} of the tables; this Yushan knows 1 to {current}: use the Yushan that wrote it, or \
+            "{} has version {version} of the tables; this Yushan knows 1 to {current}: use the \
+             Yushan that wrote it, or \
              a newer one",
             path.display()
         ))
@@ -219,7 +221,8 @@ fn version(connection: &Connection, path: &Path, current: usize) -> Result<usize
 
 fn foreign(path: &Path, why: &str) -> DiskError {
     DiskError::Failed(format!(
-        "{} is not a database of Yushan: {why}; it was left as it is: move it away, or choose another folder",
+        "{} is not a database of Yushan: {why}; it was left as it is: move it away, or choose \
+         another folder",
         path.display()
     ))
 }
