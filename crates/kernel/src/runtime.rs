@@ -568,7 +568,12 @@ impl Runtime {
     fn after(&mut self, pid: Pid, turn: Turn) {
         match turn {
             Turn::On => self.tell(Event::Wrote(pid)),
-            Turn::Over(finish, calls) => self.end(pid, Ok(finish), calls),
+            Turn::Over(finish, calls) => {
+                // Shown first: what its last token costs cannot end it any more.
+                self.release(pid, Ok(finish), calls);
+                self.tell(Event::Wrote(pid));
+                self.tell(Event::Exit(pid, Exit::Done));
+            }
             Turn::Failed(refusal) => self.end(pid, Err(refusal), Vec::new()),
         }
     }
