@@ -13,6 +13,7 @@ mod name;
 mod tests;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -127,9 +128,10 @@ impl Hub {
         };
         for file in &files {
             // What the hub lists is as little trusted as what a person types.
-            let one = name.with_file(file)?;
+            let one = name.with_file(file).map_err(|why| BadFile(why.to_string()))?;
             let to = self.models.join(one.path());
-            fetcher.fetch(&one, &to).inspect_err(|_| self.prune(&to))?;
+            let fetched = fetcher.fetch(&one, &to).and_then(|()| check(&one, &to));
+            fetched.inspect_err(|_| self.prune(&to))?;
         }
         let folder = self.models.join(name.repository());
         match (name.file(), &files[..]) {
@@ -172,7 +174,13 @@ impl Hub {
                 let missing = || BadFile(format!("{name} is not here; see yushan models"));
                 self.only_inside(&Name::parse(name)?, &held).ok_or_else(missing)?
             }
-            None => self.by_file_name(name, &held)?,
+            None if held.iter().any(|model| is_named(model, name)) => {
+                self.by_file_name(name, &held)?
+            }
+            None => {
+                let why = format!("no pulled model is called {name:?}; see yushan models");
+                return Err(BadFile(why).into());
+            }
         };
         if model.path.is_dir() {
             fs::remove_dir_all(&model.path).with_context(|| model.path.display().to_string())?;
@@ -196,11 +204,7 @@ impl Hub {
 
     /// The one model whose file or folder has this name, with or without `.gguf`.
     fn by_file_name<'a>(&self, name: &str, held: &'a [Held]) -> Result<&'a Held> {
-        let named = |model: &&Held| {
-            let file = model.path.file_name().unwrap_or_default().to_string_lossy();
-            file == name || file.strip_suffix(".gguf") == Some(name)
-        };
-        let found: Vec<&Held> = held.iter().filter(named).collect();
+        let found: Vec<&Held> = held.iter().filter(|model| is_named(model, name)).collect();
         match found[..] {
             [model] => Ok(model),
             [] => Err(BadFile(format!(
@@ -256,6 +260,24 @@ impl Hub {
         }
         Ok(())
     }
+}
+
+/// Whether a model's file or folder has this name, with or without `.gguf`.
+fn is_named(model: &Held, name: &str) -> bool {
+    let file = model.path.file_name().unwrap_or_default().to_string_lossy();
+    file == name || file.strip_suffix(".gguf") == Some(name)
+}
+
+/// Deletes a file that is not what its name says.
+fn check(name: &Name, path: &Path) -> Result<()> {
+    let mut start = [0; 4];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    if !is_gguf(&path.to_string_lossy()) || read.is_ok() && Gguf::is_magic(&start) {
+        return Ok(());
+    }
+    fs::remove_file(path).with_context(|| path.display().to_string())?;
+    Err(BadFile(format!("{name}: the hub sent something that is no GGUF file; nothing is kept"))
+        .into())
 }
 
 /// Which files of a repository make the model: the only GGUF file, or the weights in safetensors
