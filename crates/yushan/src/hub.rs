@@ -13,7 +13,6 @@ mod name;
 mod tests;
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,8 +129,7 @@ impl Hub {
             // What the hub lists is as little trusted as what a person types.
             let one = name.with_file(file).map_err(|why| BadFile(why.to_string()))?;
             let to = self.models.join(one.path());
-            let fetched = fetcher.fetch(&one, &to).and_then(|()| check(&one, &to));
-            fetched.inspect_err(|_| self.prune(&to))?;
+            fetcher.fetch(&one, &to).inspect_err(|_| self.prune(&to))?;
         }
         let folder = self.models.join(name.repository());
         match (name.file(), &files[..]) {
@@ -266,18 +264,6 @@ impl Hub {
 fn is_named(model: &Held, name: &str) -> bool {
     let file = model.path.file_name().unwrap_or_default().to_string_lossy();
     file == name || file.strip_suffix(".gguf") == Some(name)
-}
-
-/// Deletes a file that is not what its name says.
-fn check(name: &Name, path: &Path) -> Result<()> {
-    let mut start = [0; 4];
-    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    if !is_gguf(&path.to_string_lossy()) || read.is_ok() && Gguf::is_magic(&start) {
-        return Ok(());
-    }
-    fs::remove_file(path).with_context(|| path.display().to_string())?;
-    Err(BadFile(format!("{name}: the hub sent something that is no GGUF file; nothing is kept"))
-        .into())
 }
 
 /// Which files of a repository make the model: the only GGUF file, or the weights in safetensors
