@@ -53,6 +53,12 @@ impl ModelFile {
             // It opens the file again: a split model needs the path.
             return ModelFile::from_gguf(Gguf::open(path)?, path);
         }
+        if path.extension().is_some_and(|kind| kind == "gguf") {
+            let found = crate::error::shown(map.get(..4).unwrap_or(&map));
+            let detail =
+                format!("{found} in place of \"GGUF\": the file is damaged or of another kind");
+            return Err(Error::format(gguf::FORMAT, "magic", detail));
+        }
         if hugging_face::is_likely(&map) {
             return ModelFile::read_hugging_face(path);
         }

@@ -29,7 +29,7 @@ const ROUNDS: usize = 20_000;
 
 /// Bytes a second that `threads` threads read from memory.
 pub fn read_bandwidth(threads: usize) -> f64 {
-    let mut pool = Pool::new(threads);
+    let mut pool = Pool::stubborn(threads);
     let mut data = AlignedBytes::zeroed(BYTES);
     // Written once: pages that were never written are one shared page of zeros.
     data.chunks_mut(4096).for_each(|page| page[0] = 1);
@@ -54,7 +54,7 @@ pub fn peak_f32(threads: usize) -> f64 {
 }
 
 fn peak(threads: usize, kernel: fn(Isa, usize) -> usize) -> f64 {
-    let mut pool = Pool::new(threads);
+    let mut pool = Pool::stubborn(threads);
     let isa = Isa::best();
     let pieces = 16 * threads.max(1);
     let seconds = median(|| {

@@ -21,8 +21,9 @@ const CHUNKS: usize = 16;
 /// Most chunks of columns that a strip of weights is multiplied with before the next strip.
 const SPAN: usize = 3;
 
-/// Below this many bytes of weights times rows a region is not worth waking anybody.
-const SERIAL: usize = 16 << 10;
+/// Below this many bytes of weights times rows a region is not worth waking anybody: a thread reads
+/// them in the microseconds that it takes to meet.
+const SERIAL: usize = 96 << 10;
 
 /// Rows of activations as matrices want them.
 #[derive(Clone, Copy)]

@@ -4,8 +4,8 @@
 //! each run holds (region, end, next chunk). A thread walks its own run from the front, so that it
 //! streams through memory that it fetched ahead itself, and then takes from the ends of the others'
 //! runs; the caller never waits for a worker to *start*, only for chunks that were taken to end. And
-//! when a chunk was held up for as long as a time slice, another process wants the worker's core: the
-//! caller then computes alone for a while, which is faster than a barrier that waits for slices. So a
+//! when a worker that holds a chunk does not run, another process wants its core: the pool then does
+//! with one thread less for a while, which is faster than a barrier that waits for time slices. So a
 //! neighbour costs its share, and an idle pool costs nothing. What is computed never depends on who
 //! computed it.
 #![allow(unsafe_code)]
@@ -13,7 +13,7 @@
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,12 @@ const WORKER_SPINS: u32 = 1500;
 /// Pauses the caller spins for the last chunks before it parks.
 const CALLER_SPINS: u32 = 600;
 
-/// A wait for other threads' chunks this long, and this many times as long as the caller's own part of
-/// the region, means that a thread was taken off its core.
-const HELD_UP: Duration = Duration::from_micros(500);
-const HELD_UP_RATIO: u32 = 3;
+/// A wait for other threads' chunks this long is looked into.
+const LONG_WAIT: Duration = Duration::from_micros(500);
 
-/// How long the caller computes alone: at first, and at most when it goes on being held up.
+/// How long the pool does with fewer threads: at first, and at most when it goes on being held up.
 const SHORT_RETREAT: Duration = Duration::from_millis(8);
-const LONG_RETREAT: Duration = Duration::from_millis(128);
+const LONG_RETREAT: Duration = Duration::from_millis(512);
 
 type Job = *const (dyn Fn(usize, usize) + Sync);
 
@@ -40,13 +38,14 @@ pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     region: u32,
-    retreat: Retreat,
+    /// `None`: never.
+    retreat: Option<Retreat>,
 }
 
-/// Whether the caller computes alone, because others want the cores.
+/// Whether the pool does with fewer threads, because others want the cores.
 struct Retreat {
-    /// Until when, if it does.
-    until: Option<Instant>,
+    /// How many threads compute until when.
+    now: Option<(usize, Instant)>,
     /// How long the next one will be.
     length: Duration,
     /// When the last one ended.
@@ -55,34 +54,38 @@ struct Retreat {
 
 impl Retreat {
     fn new() -> Retreat {
-        Retreat { until: None, length: SHORT_RETREAT, ended: None }
+        Retreat { now: None, length: SHORT_RETREAT, ended: None }
     }
 
-    /// Whether a region that starts now is the caller's alone.
-    fn holds(&mut self, now: Instant) -> bool {
-        let holds = self.until.is_some_and(|until| now < until);
-        if !holds && self.until.take().is_some() {
-            self.ended = Some(now);
+    /// How many of `all` threads a region that starts now gets.
+    fn threads(&mut self, all: usize, now: Instant) -> usize {
+        match self.now {
+            Some((threads, until)) if now < until => threads,
+            Some((_, until)) => {
+                (self.now, self.ended) = (None, Some(until));
+                all
+            }
+            None => all,
         }
-        holds
     }
 
-    /// Takes note of a region: its start, when the caller had no more to do, and its end.
-    fn note(&mut self, start: Instant, idle: Instant, end: Instant) {
-        let (own, waited) = (idle - start, end - idle);
-        if waited < HELD_UP || waited < own * HELD_UP_RATIO {
-            return;
-        }
-        // Soon after the last retreat: the other process is still there.
-        let again = self.ended.is_some_and(|ended| start - ended < 2 * self.length);
+    /// A region of `threads` threads that ended now was held up.
+    fn begin(&mut self, threads: usize, now: Instant) {
+        // Soon after the last retreat, or in it: the other process is still there.
+        let soon = |ended| now.saturating_duration_since(ended) < 2 * self.length;
+        let again = self.now.is_some() || self.ended.is_some_and(soon);
         self.length = if again { (2 * self.length).min(LONG_RETREAT) } else { SHORT_RETREAT };
-        self.until = Some(end + self.length);
+        self.now = Some(((threads - 1).max(1), now + self.length));
     }
 }
 
 struct Shared {
     /// A run of chunks for every thread.
     runs: Vec<Run>,
+    /// How many threads take chunks of this region: the first ones.
+    active: AtomicUsize,
+    /// Whether a thread holds a chunk.
+    holding: Vec<AtomicBool>,
     /// Chunks of this region, and those of them that ended.
     chunks: AtomicU32,
     ended: AtomicU32,
@@ -133,6 +136,8 @@ impl Pool {
         let workers = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             runs: (0..=workers).map(|_| Run(AtomicU64::new(0))).collect(),
+            active: AtomicUsize::new(workers + 1),
+            holding: (0..=workers).map(|_| AtomicBool::new(false)).collect(),
             chunks: AtomicU32::new(0),
             ended: AtomicU32::new(0),
             job: UnsafeCell::new(None),
@@ -149,7 +154,14 @@ impl Pool {
                 std::thread::Builder::new().name(name).spawn(move || shared.work(worker)).ok()
             })
             .collect();
-        Pool { shared, threads, region: 0, retreat: Retreat::new() }
+        Pool { shared, threads, region: 0, retreat: Some(Retreat::new()) }
+    }
+
+    /// As [`Pool::new`], but always with all threads: to measure a machine, not to share it.
+    pub fn stubborn(threads: usize) -> Pool {
+        let mut pool = Pool::new(threads);
+        pool.retreat = None;
+        pool
     }
 
     /// Threads, the caller counted in.
@@ -163,8 +175,12 @@ impl Pool {
     /// # Panics
     /// When a job panics.
     pub fn run(&mut self, chunks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
-        let start = Instant::now();
-        if chunks <= 1 || self.threads.is_empty() || self.retreat.holds(start) {
+        let active = match &mut self.retreat {
+            _ if chunks <= 1 || self.threads.is_empty() => 1,
+            Some(retreat) => retreat.threads(self.threads.len() + 1, Instant::now()),
+            None => self.threads.len() + 1,
+        };
+        if active == 1 {
             (0..chunks).for_each(|chunk| job(chunk, 0));
             return;
         }
@@ -180,26 +196,64 @@ impl Pool {
         }
         shared.ended.store(0, Ordering::Relaxed);
         shared.chunks.store(chunks as u32, Ordering::Relaxed);
-        let runs = shared.runs.len();
+        shared.active.store(active, Ordering::Relaxed);
         for (t, run) in shared.runs.iter().enumerate() {
-            let (next, end) = (chunks * t / runs, chunks * (t + 1) / runs);
+            let of = |t: usize| chunks * t.min(active) / active;
+            let (next, end) = (of(t), of(t + 1));
             let state = u64::from(self.region) << 32 | (end as u64) << 16 | next as u64;
             run.0.store(state, Ordering::SeqCst);
         }
-        for (parked, thread) in shared.workers_parked.iter().zip(&self.threads) {
+        for (parked, thread) in shared.workers_parked.iter().zip(&self.threads[..active - 1]) {
             if parked.load(Ordering::SeqCst) {
                 thread.thread().unpark();
             }
         }
         while shared.take_one(0) {}
-        let idle = Instant::now();
-        if shared.wait(chunks as u32) {
-            self.retreat.note(start, idle, Instant::now());
+        if !shared.wait_a_little(chunks as u32) {
+            self.wait_long(chunks as u32, active);
         }
-        if shared.panicked.swap(false, Ordering::SeqCst) {
+        if self.shared.panicked.swap(false, Ordering::SeqCst) {
             panic!("a chunk of a parallel region panicked");
         }
     }
+
+    /// Waits for chunks that others took, and looks whether these others run at all.
+    fn wait_long(&mut self, chunks: u32, active: usize) {
+        let shared = &*self.shared;
+        let holders = || shared.holding[1..].iter().position(|holds| holds.load(Ordering::Relaxed));
+        let holder = holders().map(|worker| &self.threads[worker]);
+        let (start, before) = (Instant::now(), holder.and_then(processor_time));
+        shared.wait(chunks);
+        let Some(retreat) = &mut self.retreat else { return };
+        let waited = start.elapsed();
+        if waited < LONG_WAIT {
+            return;
+        }
+        if let (Some(before), Some(after)) = (before, holder.and_then(processor_time))
+            && after.saturating_sub(before) < waited / 2
+        {
+            retreat.begin(active, start + waited);
+        }
+    }
+}
+
+/// How long a thread has run, where the operating system tells.
+#[cfg(target_os = "linux")]
+fn processor_time(thread: &JoinHandle<()>) -> Option<Duration> {
+    use std::os::unix::thread::JoinHandleExt;
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: the thread has not been joined, and both calls write into what they are given alone.
+    let done = unsafe {
+        libc::pthread_getcpuclockid(thread.as_pthread_t(), &mut clock) == 0
+            && libc::clock_gettime(clock, &mut time) == 0
+    };
+    let nanos = u32::try_from(time.tv_nsec).ok()?;
+    done.then_some(Duration::new(u64::try_from(time.tv_sec).ok()?, nanos))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processor_time(_: &JoinHandle<()>) -> Option<Duration> {
+    None
 }
 
 impl Drop for Pool {
@@ -215,11 +269,15 @@ impl Drop for Pool {
 impl Shared {
     /// Takes the next chunk, if there is one, and runs it.
     fn take_one(&self, thread: usize) -> bool {
+        if thread >= self.active.load(Ordering::Relaxed) {
+            return false;
+        }
         let mut others = (1..self.runs.len()).map(|i| (thread + i) % self.runs.len());
         let own = self.runs[thread].take(true);
         let Some(next) = own.or_else(|| others.find_map(|t| self.runs[t].take(false))) else {
             return false;
         };
+        self.holding[thread].store(true, Ordering::Relaxed);
         let chunks = self.chunks.load(Ordering::Relaxed);
         // SAFETY: we hold a chunk of the current region, so the caller is inside `run`, the job is
         // alive, and nobody writes it.
@@ -235,6 +293,7 @@ impl Shared {
         // The caller must be copied before the last chunk ends: afterwards a new region may write it.
         // SAFETY: as above.
         let caller = if thread == 0 { None } else { unsafe { (*self.caller.get()).clone() } };
+        self.holding[thread].store(false, Ordering::Relaxed);
         let ended = self.ended.fetch_add(1, Ordering::SeqCst) + 1;
         if ended == chunks
             && self.caller_parked.load(Ordering::SeqCst)
@@ -245,20 +304,24 @@ impl Shared {
         true
     }
 
-    /// The caller's wait for chunks that others took; whether it was a long one.
-    fn wait(&self, chunks: u32) -> bool {
+    /// The caller's short wait for chunks that others took; whether they ended.
+    fn wait_a_little(&self, chunks: u32) -> bool {
         for _ in 0..CALLER_SPINS {
             if self.ended.load(Ordering::Acquire) == chunks {
-                return false;
+                return true;
             }
             std::hint::spin_loop();
         }
+        false
+    }
+
+    /// The caller's long one.
+    fn wait(&self, chunks: u32) {
         self.caller_parked.store(true, Ordering::SeqCst);
         while self.ended.load(Ordering::SeqCst) != chunks {
             std::thread::park();
         }
         self.caller_parked.store(false, Ordering::SeqCst);
-        true
     }
 
     fn has_chunk(&self, order: Ordering) -> bool {
@@ -314,21 +377,51 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_was_held_up_computes_alone_for_longer_each_time() {
+    fn a_pool_that_is_held_up_does_with_fewer_threads_for_longer_each_time() {
         let (us, mut retreat) = (Duration::from_micros, Retreat::new());
         let start = Instant::now();
-        retreat.note(start, start + us(900), start + us(1900));
-        assert!(!retreat.holds(start + us(1900)), "as long as its own part: only a slow chunk");
-        retreat.note(start, start + us(20), start + us(520));
-        assert!(retreat.holds(start + us(521)));
-        let over = start + us(520) + SHORT_RETREAT;
-        assert!(!retreat.holds(over));
-        retreat.note(over, over + us(20), over + us(3020));
-        let twice = over + us(3020) + 2 * SHORT_RETREAT;
-        assert!(retreat.holds(twice - us(1)) && !retreat.holds(twice));
-        let much_later = twice + LONG_RETREAT;
-        retreat.note(much_later, much_later + us(20), much_later + us(3020));
-        assert!(!retreat.holds(much_later + us(3020) + SHORT_RETREAT), "begins anew");
+        assert_eq!(retreat.threads(4, start), 4);
+        retreat.begin(4, start);
+        assert_eq!(retreat.threads(4, start + us(1)), 3);
+        retreat.begin(3, start + us(10)); // another core is wanted too
+        let over = start + us(10) + 2 * SHORT_RETREAT;
+        assert_eq!(retreat.threads(4, over - us(1)), 2);
+        assert_eq!(retreat.threads(4, over), 4);
+        retreat.begin(4, over + us(10));
+        let over = over + us(10) + 4 * SHORT_RETREAT;
+        assert_eq!((retreat.threads(4, over - us(1)), retreat.threads(4, over)), (3, 4));
+        let much_later = over + LONG_RETREAT;
+        retreat.begin(1, much_later);
+        assert_eq!(retreat.threads(4, much_later), 1, "never none");
+        assert_eq!(retreat.threads(4, much_later + SHORT_RETREAT), 4, "begins anew");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_sleeps_does_not_run_and_one_that_computes_does() {
+        let hold = |sleep: bool| {
+            let mut pool = Pool::new(2);
+            let worker_began = AtomicBool::new(false);
+            pool.run(2, &|_, thread| {
+                let start = Instant::now();
+                if thread == 0 {
+                    // Leaves the other chunk to the worker.
+                    while !worker_began.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    return;
+                }
+                worker_began.store(true, Ordering::SeqCst);
+                if sleep {
+                    std::thread::sleep(8 * LONG_WAIT);
+                }
+                while start.elapsed() < 8 * LONG_WAIT {}
+            });
+            pool.retreat.as_ref().is_some_and(|retreat| retreat.now.is_some())
+        };
+        // On a busy machine the threads may be held up elsewhere, but not every time.
+        assert!((0..50).any(|_| hold(true)));
+        assert!((0..50).any(|_| !hold(false)));
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Hub {
         };
         for file in &files {
             // What the hub lists is as little trusted as what a person types.
-            let one = name.with_file(file)?;
+            let one = name.with_file(file).map_err(|why| BadFile(why.to_string()))?;
             let to = self.models.join(one.path());
             fetcher.fetch(&one, &to).inspect_err(|_| self.prune(&to))?;
         }
@@ -172,7 +172,13 @@ impl Hub {
                 let missing = || BadFile(format!("{name} is not here; see yushan models"));
                 self.only_inside(&Name::parse(name)?, &held).ok_or_else(missing)?
             }
-            None => self.by_file_name(name, &held)?,
+            None if held.iter().any(|model| is_named(model, name)) => {
+                self.by_file_name(name, &held)?
+            }
+            None => {
+                let why = format!("no pulled model is called {name:?}; see yushan models");
+                return Err(BadFile(why).into());
+            }
         };
         if model.path.is_dir() {
             fs::remove_dir_all(&model.path).with_context(|| model.path.display().to_string())?;
@@ -196,11 +202,7 @@ impl Hub {
 
     /// The one model whose file or folder has this name, with or without `.gguf`.
     fn by_file_name<'a>(&self, name: &str, held: &'a [Held]) -> Result<&'a Held> {
-        let named = |model: &&Held| {
-            let file = model.path.file_name().unwrap_or_default().to_string_lossy();
-            file == name || file.strip_suffix(".gguf") == Some(name)
-        };
-        let found: Vec<&Held> = held.iter().filter(named).collect();
+        let found: Vec<&Held> = held.iter().filter(|model| is_named(model, name)).collect();
         match found[..] {
             [model] => Ok(model),
             [] => Err(BadFile(format!(
@@ -256,6 +258,12 @@ impl Hub {
         }
         Ok(())
     }
+}
+
+/// Whether a model's file or folder has this name, with or without `.gguf`.
+fn is_named(model: &Held, name: &str) -> bool {
+    let file = model.path.file_name().unwrap_or_default().to_string_lossy();
+    file == name || file.strip_suffix(".gguf") == Some(name)
 }
 
 /// Which files of a repository make the model: the only GGUF file, or the weights in safetensors

@@ -10,6 +10,7 @@ use yushan_model::file::Format;
 use yushan_model::gguf::Gguf;
 use yushan_model::quantize::{Quantization, quantize};
 
+use crate::exit::BadUsage;
 use crate::figures::bytes;
 use crate::{convert, open, progress};
 
@@ -37,6 +38,11 @@ fn target(name: &str) -> Result<Quantization, String> {
 impl Quantize {
     pub(crate) fn run(self) -> Result<()> {
         let file = open::model(&self.input)?;
+        let same = |path: &Path| path.canonicalize().ok();
+        if same(&self.output).is_some_and(|output| Some(output) == same(file.path())) {
+            let why = format!("{} is the input: give another output", self.output.display());
+            return Err(BadUsage(why).into());
+        }
         if file.format() == Format::Gguf {
             return self.quantize(file.path());
         }

@@ -126,6 +126,10 @@ impl<'a> Speaker<'a> {
         let outcome = generate(&mut self.engine, draft, &self.tokenizer, request, &mut on_event)?;
         page.end()?;
         self.last = Some((outcome.clone(), sampling));
+        let (cut, full) = (outcome.finish == Finish::Length, outcome.finish == Finish::ContextFull);
+        if full || cut && self.constraint.is_some() {
+            eprintln!("warning: the reply is cut off: {}", self.end(&outcome));
+        }
         if flags.stats {
             eprint!("{}", self.stats());
         }
@@ -162,7 +166,13 @@ impl<'a> Speaker<'a> {
         if sampling.temperature > 0.0 {
             let _ = writeln!(out, "seed         {}", sampling.seed);
         }
-        let why = match outcome.finish {
+        let _ = writeln!(out, "end          {}", self.end(outcome));
+        out
+    }
+
+    /// Why a reply ended.
+    fn end(&self, outcome: &Outcome) -> String {
+        match outcome.finish {
             Finish::End => "the model ended its reply".into(),
             Finish::Length => "as many tokens as -n allows".into(),
             Finish::Stop(which) => format!("the stop text {:?}", self.flags.stop[which]),
@@ -170,9 +180,7 @@ impl<'a> Speaker<'a> {
                 format!("the context of {} tokens is full; see --context", self.engine.context())
             }
             Finish::Cancelled => "interrupted".into(),
-        };
-        let _ = writeln!(out, "end          {why}");
-        out
+        }
     }
 }
 

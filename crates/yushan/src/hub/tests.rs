@@ -390,7 +390,7 @@ fn models_are_listed_found_and_removed() {
     assert_eq!(held, expected.map(|(name, bytes)| (name.to_string(), bytes)));
     let error = |name: &str| fixture.hub.remove(name).unwrap_err().to_string();
     assert!(error("m").contains("may be hf:o/one:m.gguf, hf:o/two:m.gguf"));
-    assert!(error("x").contains("no pulled model of this name"));
+    assert!(error("x").contains("no pulled model is called \"x\""));
     assert!(error("../../x").contains("no pulled model"));
     assert!(error("hf:o/four").contains("is not here"));
     assert_eq!(fixture.hub.remove("n-00001-of-00002").unwrap(), 6);
