@@ -9,6 +9,7 @@
 pub mod context;
 pub mod core;
 pub mod gate;
+mod job;
 pub mod process;
 pub mod runtime;
 

@@ -9,7 +9,6 @@
 //! nothing: who runs, who waits and who ends is the core's to say.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,12 +16,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
     Chunk, Complete, Counts, Event as Shown, Executor, ExecutorError, Finish, Flow, Label,
-    Language, Logits, ModelInfo, Piece, Refusal, Request, SequenceId, Sink, Sources, TokenId,
-    Writer, Written,
+    Language, Logits, ModelInfo, Refusal, Request, Sink, Sources,
 };
 
 use crate::context::window;
 use crate::core::{Action, Core, Event};
+use crate::job::{Job, Turn};
 use crate::process::{Budget, Exit, Pid, Process, Signal, Spawn};
 use crate::scheduler::{Limits, Order, Scheduler};
 
@@ -214,121 +213,6 @@ fn title(request: &Request) -> String {
     };
     let plain = text.chars().map(|char| if char.is_control() { ' ' } else { char });
     plain.take(60).collect()
-}
-
-/// A process as the engine's thread holds it.
-struct Job {
-    model: String,
-    /// Tokens of the prompt.
-    prompt: usize,
-    /// The prompt and what was written.
-    history: Vec<TokenId>,
-    /// Tokens of the history whose keys and values are there.
-    fed: usize,
-    sequence: Option<SequenceId>,
-    writer: Box<dyn Writer>,
-    sink: Box<dyn Sink>,
-    counts: Counts,
-    most: usize,
-    echo: bool,
-    /// Whether the prompt's tokens need probabilities.
-    scored: bool,
-    /// Calls that have begun.
-    calls: usize,
-    blocked: bool,
-}
-
-/// What became of a row of logits.
-enum Turn {
-    /// A token was written.
-    On,
-    /// The answer is over.
-    Over(Finish, Vec<yushan_abi::Call>),
-    /// It failed.
-    Failed(Refusal),
-}
-
-impl Job {
-    /// Shows something. A reader that is gone ends the process later, by `blocked` polling.
-    fn show(&mut self, event: Shown) -> Flow {
-        let flow = self.sink.push(event);
-        self.blocked |= flow != Flow::More;
-        flow
-    }
-
-    /// Shows the prompt's tokens `from..to`, with their probabilities where there are logits.
-    fn show_prompt(&mut self, from: usize, to: usize, logits: Option<&dyn Fn(usize) -> Vec<f32>>) {
-        if !self.echo {
-            return;
-        }
-        if from == 0 {
-            let (text, first) = (self.writer.echo(self.history[0]), self.history[0]);
-            let logprob = self.scored.then(|| first_logprob(first, &text));
-            self.show(Shown::Echo { text, logprob });
-        }
-        // The logits at a position are about the token after it.
-        for at in from..to.min(self.prompt - 1) {
-            let token = self.history[at + 1];
-            let text = self.writer.echo(token);
-            let logprob = logits.and_then(|logits| self.writer.score(&logits(at - from), token));
-            self.show(Shown::Echo { text, logprob });
-        }
-    }
-
-    /// Chooses a token and shows it.
-    fn turn(&mut self, logits: &[f32]) -> Turn {
-        if self.most == 0 {
-            return Turn::Over(Finish::Length, Vec::new());
-        }
-        let chosen = catch_unwind(AssertUnwindSafe(|| self.writer.next(logits)));
-        let Written { token, pieces, logprob, end } = match chosen {
-            Ok(Ok(written)) => written,
-            Ok(Err(refusal)) => return Turn::Failed(refusal),
-            Err(_) => return Turn::Failed(Refusal::Internal("this process panicked".into())),
-        };
-        self.history.push(token);
-        self.counts.generated += 1;
-        self.show_pieces(pieces, logprob);
-        let full = self.history.len() >= self.counts.limit;
-        let finish = match end {
-            Some(yushan_abi::End::End) => Finish::End,
-            Some(yushan_abi::End::Stop(stop)) => Finish::Stop(stop),
-            Some(yushan_abi::End::Calls(calls)) => return Turn::Over(Finish::Calls, calls),
-            None if self.counts.generated >= self.most => Finish::Length,
-            None if full => Finish::ContextFull,
-            None => return Turn::On,
-        };
-        if matches!(finish, Finish::Length | Finish::ContextFull) {
-            let held_back = self.writer.finish();
-            self.show_pieces(held_back, None);
-        }
-        Turn::Over(finish, Vec::new())
-    }
-
-    fn show_pieces(&mut self, pieces: Vec<Piece>, mut logprob: Option<yushan_abi::Logprob>) {
-        if pieces.is_empty() && logprob.is_some() {
-            self.show(Shown::Text { text: String::new(), logprob: logprob.take() });
-        }
-        for piece in pieces {
-            let event = match piece {
-                Piece::Text(text) => Shown::Text { text, logprob: logprob.take() },
-                Piece::CallBegins { id, name } => {
-                    self.calls += 1;
-                    let (id, name) = (Some(id), Some(name));
-                    Shown::Call { index: self.calls - 1, id, name, arguments: String::new() }
-                }
-                Piece::Arguments(arguments) => {
-                    let index = self.calls.saturating_sub(1);
-                    Shown::Call { index, id: None, name: None, arguments }
-                }
-            };
-            self.show(event);
-        }
-    }
-}
-
-fn first_logprob(id: TokenId, text: &str) -> yushan_abi::Logprob {
-    yushan_abi::Logprob { id, bytes: text.as_bytes().to_vec(), logprob: None, top: Vec::new() }
 }
 
 /// The engine's thread.
