@@ -20,7 +20,7 @@ const FORWARD: usize = 150;
 /// The largest share of all lines that one crate may hold, in percent.
 const CRATE_PERCENT: usize = 25;
 /// With fewer crates than this one of them must hold more than its share; the check begins here.
-const CRATES_ENOUGH: usize = 8;
+const CRATES_ENOUGH: usize = 14;
 
 /// `(file or file::function, lines, reason)`.
 const RAISED: &[(&str, usize, &str)] = &[(
@@ -169,8 +169,8 @@ mod tests {
             let rest = (1..crates).map(|at| (format!("c{at}"), 100));
             std::iter::once(("big".to_string(), first)).chain(rest).collect()
         };
-        assert!(crate_faults(&sizes(233, 8)).is_empty());
-        assert_eq!(crate_faults(&sizes(234, 8)).len(), 1);
-        assert!(crate_faults(&sizes(10_000, 7)).is_empty());
+        assert!(crate_faults(&sizes(433, 14)).is_empty());
+        assert_eq!(crate_faults(&sizes(434, 14)).len(), 1);
+        assert!(crate_faults(&sizes(10_000, 13)).is_empty());
     }
 }

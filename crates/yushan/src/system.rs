@@ -141,7 +141,16 @@ impl Ps {
 fn table(processes: &[Process]) -> String {
     let mut out = format!(
         "{:>6} {:>6} {:<10} {:<11} {:>7} {:>7} {:>7} {:>8}  {:<16} {}\n",
-        "PID", "PARENT", "STATE", "CLASS", "PROMPT", "CACHED", "WRITTEN", "TOKENS/S", "MODEL", "TITLE"
+        "PID",
+        "PARENT",
+        "STATE",
+        "CLASS",
+        "PROMPT",
+        "CACHED",
+        "WRITTEN",
+        "TOKENS/S",
+        "MODEL",
+        "TITLE"
     );
     for process in processes {
         let parent = process.spawn.parent.map_or_else(String::new, |parent| parent.to_string());
