@@ -212,7 +212,7 @@ mod tests {
             (r#"{"list":[{"count":1,"x":2}]}"#, "list[0].x"),
             (r#"{"list":[],"y":2}"#, "y"),
             (r#"{}"#, "list"),
-            (r#"[]"#, "list"),
+            (r#"[]"#, "body"),
             (r#"3"#, "body"),
         ] {
             match parse::<Outer>(json.as_bytes()) {
