@@ -27,7 +27,12 @@ class Answer(BaseModel):
 class LangChain(unittest.TestCase):
     def model(self, **options):
         return ChatOpenAI(
-            model="scripted/tiny", base_url=f"{ADDRESS}/v1", api_key="key-ann", max_retries=0, **options
+            model="scripted/tiny",
+            base_url=f"{ADDRESS}/v1",
+            api_key="key-ann",
+            max_retries=0,
+            stream_usage=True,
+            **options,
         )
 
     def test_invoke_and_stream(self):
@@ -38,7 +43,8 @@ class LangChain(unittest.TestCase):
             self.assertEqual(reply.usage_metadata["output_tokens"], 3)
             parts = list(model.stream("hello"))
             self.assertEqual("".join(part.text for part in parts), "You said: hello")
-            self.assertEqual(sum(part.usage_metadata["output_tokens"] for part in parts if part.usage_metadata), 3)
+            used = [part.usage_metadata["output_tokens"] for part in parts if part.usage_metadata]
+            self.assertEqual(sum(used), 3)
 
     def test_tools(self):
         for responses in [False, True]:

@@ -102,7 +102,11 @@ class OpenAIClient(unittest.TestCase):
         reply = self.client.completions.create(model=MODEL, prompt=["a", "b"], n=2, logprobs=1)
         self.assertEqual([c.index for c in reply.choices], [0, 1, 2, 3])
         self.assertEqual(reply.choices[0].logprobs.token_logprobs[0], -0.5)
-        stream = self.client.completions.create(model=MODEL, prompt="a", stream=True)
+        # The type of the package has no `null` for the reason of a chunk that is not the last, which
+        # OpenAI's own server sends.
+        lenient = OpenAI(base_url=f"{ADDRESS}/v1", api_key="key-ann", max_retries=0)
+        self.addCleanup(lenient.close)
+        stream = lenient.completions.create(model=MODEL, prompt="a", stream=True)
         text = "".join(chunk.choices[0].text for chunk in stream)
         self.assertEqual(text, " and so on and on")
 

@@ -118,9 +118,7 @@ impl Fault {
             Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, None),
             Fault::Conflict(_) => (StatusCode::CONFLICT, INVALID, Some("conflict")),
             Fault::Absent(_) => (StatusCode::NOT_IMPLEMENTED, INVALID, Some("not_implemented")),
-            Fault::NoRoom(_) => {
-                (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room"))
-            }
+            Fault::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room")),
             Fault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
         }
     }

@@ -132,8 +132,11 @@ async fn a_chat_is_answered_whole() {
 #[tokio::test]
 async fn a_chat_is_streamed_in_the_order_clients_expect() {
     let house = house(true);
-    let body = with(chat("hello you"), json!({"stream": true, "n": 2,
-        "stream_options": {"include_usage": true}}));
+    let body = with(
+        chat("hello you"),
+        json!({"stream": true, "n": 2,
+        "stream_options": {"include_usage": true}}),
+    );
     let reply = house.post("/v1/chat/completions", body).await;
     assert_eq!(reply.headers["content-type"], "text/event-stream");
     assert!(reply.text.ends_with("data: [DONE]\n\n"));
@@ -158,13 +161,16 @@ async fn a_chat_is_streamed_in_the_order_clients_expect() {
 #[tokio::test]
 async fn fields_reach_the_request() {
     let house = house(true);
-    let body = with(chat("hello"), json!({
-        "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "seed": -3, "n": 2,
-        "frequency_penalty": -1, "presence_penalty": 2, "logit_bias": {"17": -100}, "stop": "x",
-        "max_completion_tokens": 9, "tools": [tool()], "tool_choice": "required",
-        "parallel_tool_calls": false, "logprobs": true, "top_logprobs": 3, "service_tier": "flex",
-        "overflow": "truncate_oldest", "user": "me", "metadata": {"a": "b"},
-    }));
+    let body = with(
+        chat("hello"),
+        json!({
+            "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "seed": -3, "n": 2,
+            "frequency_penalty": -1, "presence_penalty": 2, "logit_bias": {"17": -100}, "stop": "x",
+            "max_completion_tokens": 9, "tools": [tool()], "tool_choice": "required",
+            "parallel_tool_calls": false, "logprobs": true, "top_logprobs": 3, "service_tier": "flex",
+            "overflow": "truncate_oldest", "user": "me", "metadata": {"a": "b"},
+        }),
+    );
     let reply = house.post("/v1/chat/completions", body).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     assert_eq!(reply.headers["x-yushan-ignored"], "metadata, user");
@@ -208,7 +214,8 @@ async fn tools_are_called_whole_and_in_pieces() {
     assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], r#"{"city":"text"}"#);
     let streamed =
         house.post("/v1/chat/completions", with(body, json!({"stream": true}))).await.events();
-    let deltas = streamed.iter().filter_map(|event| event["choices"][0]["delta"]["tool_calls"].get(0));
+    let deltas =
+        streamed.iter().filter_map(|event| event["choices"][0]["delta"]["tool_calls"].get(0));
     let deltas: Vec<_> = deltas.collect();
     assert_eq!((&deltas[0]["id"], &deltas[0]["type"]), (&json!("call_0"), &json!("function")));
     let pieces = deltas.iter().map(|delta| delta["function"]["arguments"].as_str().expect("text"));
@@ -243,7 +250,10 @@ async fn completions_take_text_texts_and_tokens() {
     for (more, texts) in [
         (json!({}), vec![" and so on and on"]),
         (json!({"echo": true, "max_tokens": 0}), vec!["ab"]),
-        (json!({"prompt": ["ab", "cd"], "echo": true, "max_tokens": 2}), vec!["ab and ", "cd and "]),
+        (
+            json!({"prompt": ["ab", "cd"], "echo": true, "max_tokens": 2}),
+            vec!["ab and ", "cd and "],
+        ),
         (json!({"prompt": [97, 98], "echo": true, "max_tokens": 0}), vec!["ab"]),
         (json!({"prompt": [[97], [98]], "echo": true, "max_tokens": 0}), vec!["a", "b"]),
         (json!({"n": 2, "best_of": 2, "stop": [" on"]}), vec![" and so", " and so"]),
@@ -251,7 +261,8 @@ async fn completions_take_text_texts_and_tokens() {
         let reply = house.post("/v1/completions", ask(more.clone())).await;
         let body = reply.json();
         let choices = body["choices"].as_array().unwrap_or_else(|| panic!("{body}"));
-        let found: Vec<_> = choices.iter().map(|choice| choice["text"].as_str().expect("text")).collect();
+        let found: Vec<_> =
+            choices.iter().map(|choice| choice["text"].as_str().expect("text")).collect();
         assert_eq!(found, texts, "{more}");
         assert_eq!(choices.last().expect("one")["index"], texts.len() - 1);
     }
@@ -289,7 +300,8 @@ async fn refusals_have_their_status_and_code() {
     assert!(said.contains("4096") && said.contains("4102"), "{said}");
     // In the middle of a stream an error is an event.
     for text in ["fail", "vanish"] {
-        let body = with(chat(text), json!({"stream": true, "stream_options": {"include_usage": true}}));
+        let body =
+            with(chat(text), json!({"stream": true, "stream_options": {"include_usage": true}}));
         let reply = house.post("/v1/chat/completions", body).await;
         assert_eq!(reply.status, 200);
         let events = reply.events();
@@ -344,7 +356,10 @@ async fn ollama_answers_in_lines() {
         "options": {"num_predict": 2, "temperature": 0, "num_ctx": CONTEXT}, "keep_alive": "5m"});
     let reply = house.post("/api/generate", body).await;
     assert_eq!(reply.headers["x-yushan-ignored"], "keep_alive");
-    assert_eq!((&reply.json()["response"], &reply.json()["done_reason"]), (&json!("You said: "), &json!("length")));
+    assert_eq!(
+        (&reply.json()["response"], &reply.json()["done_reason"]),
+        (&json!("You said: "), &json!("length"))
+    );
     let reply = house.post("/api/generate", json!({"model": MODEL})).await.json();
     assert_eq!(reply["done_reason"], "load");
     let body = json!({"model": MODEL, "prompt": "hi", "format": "json", "stream": false});
@@ -359,18 +374,31 @@ async fn ollama_lists_shows_and_pulls() {
     assert_eq!(house.get("/").await.text, "Ollama is running");
     assert!(house.get("/api/version").await.json()["version"].is_string());
     let tag = &house.get("/api/tags").await.json()["models"][0];
-    assert_eq!((&tag["model"], &tag["details"]["parameter_size"]), (&json!(MODEL), &json!("260.0K")));
-    assert_eq!(house.get("/api/ps").await.json()["models"][0]["expires_at"], "2027-01-15T08:00:00Z");
+    assert_eq!(
+        (&tag["model"], &tag["details"]["parameter_size"]),
+        (&json!(MODEL), &json!("260.0K"))
+    );
+    assert_eq!(
+        house.get("/api/ps").await.json()["models"][0]["expires_at"],
+        "2027-01-15T08:00:00Z"
+    );
     let shown = house.post("/api/show", json!({"model": MODEL})).await.json();
     assert_eq!(shown["model_info"]["llama.context_length"], CONTEXT);
     let lines = house.post("/api/pull", json!({"model": MODEL})).await.lines();
     assert_eq!((lines.len(), &lines[3]["status"]), (4, &json!("success")));
     let failed = house.post("/api/pull", json!({"name": "none", "stream": false})).await;
-    assert_eq!((failed.status, failed.json()), (404, json!({"error": "there is no model \"none\""})));
+    assert_eq!(
+        (failed.status, failed.json()),
+        (404, json!({"error": "there is no model \"none\""}))
+    );
     for (path, body, status) in [
         ("/api/embed", json!({"model": MODEL, "input": "a"}), 501),
         ("/api/show", json!({"model": "none"}), 404),
-        ("/api/chat", json!({"model": MODEL, "messages": [{"role": "user", "content": "a", "images": ["b"]}]}), 400),
+        (
+            "/api/chat",
+            json!({"model": MODEL, "messages": [{"role": "user", "content": "a", "images": ["b"]}]}),
+            400,
+        ),
         ("/api/nothing", json!({}), 404),
         ("/api/tags", json!({}), 405),
     ] {
@@ -393,7 +421,8 @@ async fn responses_are_kept_and_continued() {
     assert_eq!(house.get(&format!("/v1/responses/{id}")).await.json(), first);
     let items = house.get(&format!("/v1/responses/{id}/input_items")).await.json();
     assert_eq!(items["data"][0]["content"][0]["text"], "one");
-    let body = ask(json!({"input": [{"role": "user", "content": "two"}], "previous_response_id": id}));
+    let body =
+        ask(json!({"input": [{"role": "user", "content": "two"}], "previous_response_id": id}));
     assert_eq!(house.post("/v1/responses", body).await.json()["status"], "completed");
     let Prompt::Chat(messages) = house.last().prompt else { panic!("a chat") };
     let texts: Vec<_> = messages.iter().map(yushan_abi::Message::text).collect();
@@ -415,13 +444,22 @@ async fn a_response_is_streamed_in_the_documented_order() {
     let house = house(true);
     let tools = json!([{"type": "function", "name": "weather", "parameters": tool()["function"]["parameters"]}]);
     for (input, items) in [
-        ("hello", vec!["content_part.added", "output_text.delta", "output_text.done", "content_part.done"]),
+        (
+            "hello",
+            vec![
+                "content_part.added",
+                "output_text.delta",
+                "output_text.done",
+                "content_part.done",
+            ],
+        ),
         ("weather", vec!["function_call_arguments.delta", "function_call_arguments.done"]),
     ] {
         let body = json!({"model": MODEL, "input": input, "stream": true, "tools": tools});
         let reply = house.post("/v1/responses", body).await;
         let events = reply.events();
-        let mut names: Vec<_> = events.iter().map(|event| event["type"].as_str().expect("a type")).collect();
+        let mut names: Vec<_> =
+            events.iter().map(|event| event["type"].as_str().expect("a type")).collect();
         names.dedup();
         let inner = items.iter().map(|name| format!("response.{name}"));
         let outer = |names: [&str; 3]| names.map(|name| format!("response.{name}"));
@@ -431,7 +469,8 @@ async fn a_response_is_streamed_in_the_documented_order() {
             .chain(["response.output_item.done".to_string(), "response.completed".to_string()])
             .collect();
         assert_eq!(names, expected);
-        let numbers = events.iter().map(|event| event["sequence_number"].as_u64().expect("a number"));
+        let numbers =
+            events.iter().map(|event| event["sequence_number"].as_u64().expect("a number"));
         assert!(numbers.eq(0..events.len() as u64));
         let last = &events.last().expect("events")["response"];
         let id = last["id"].as_str().expect("an id");
@@ -502,7 +541,13 @@ async fn files_are_kept_for_their_owner() {
     }
     assert_eq!(house.as_key("key-bob", "DELETE", &path, &Value::Null).await.status, 404);
     assert_eq!(house.as_key("", "DELETE", &path, &Value::Null).await.json()["deleted"], true);
-    for bad in ["", "--b--\r\n", &form.replace("user_data", "fun"), &form[..60], &form.replace("purpose", "x")] {
+    for bad in [
+        "",
+        "--b--\r\n",
+        &form.replace("user_data", "fun"),
+        &form[..60],
+        &form.replace("purpose", "x"),
+    ] {
         assert_eq!(house.send(send(bad)).await.status, 400, "{bad}");
     }
 }
@@ -513,7 +558,10 @@ async fn text_becomes_tokens_and_back() {
     let reply = house.post("/tokenize", json!({"content": "ab", "add_special": true})).await.json();
     assert_eq!(reply["tokens"], json!([1, 97, 98]));
     let body = json!({"content": "é", "model": MODEL, "with_pieces": true});
-    assert_eq!(house.post("/tokenize", body).await.json()["tokens"][0], json!({"id": 195, "piece": [195]}));
+    assert_eq!(
+        house.post("/tokenize", body).await.json()["tokens"][0],
+        json!({"id": 195, "piece": [195]})
+    );
     let reply = house.post("/detokenize", json!({"tokens": [97, 98]})).await.json();
     assert_eq!(reply["content"], "ab");
     let body = json!({"messages": [{"role": "user", "content": "hi"}]});

@@ -145,10 +145,7 @@ impl OllamaChatRequest {
             ("keep_alive", self.keep_alive.is_some()),
             ("think", self.think.is_some()),
             ("shift", self.shift.is_some()),
-            (
-                "messages.thinking",
-                self.messages.iter().any(|message| message.thinking.is_some()),
-            ),
+            ("messages.thinking", self.messages.iter().any(|message| message.thinking.is_some())),
         ]);
         names.extend(self.options.iter().flat_map(Options::ignored));
         names

@@ -93,7 +93,10 @@ fn biases(biases: Option<&BTreeMap<String, f64>>) -> Result<Vec<(u32, f32)>, Fau
     let Some(biases) = biases else { return Ok(Vec::new()) };
     if biases.len() > MOST_BIASES {
         let count = biases.len();
-        return Err(Fault::invalid("logit_bias", format!("{count} entries; at most {MOST_BIASES}")));
+        return Err(Fault::invalid(
+            "logit_bias",
+            format!("{count} entries; at most {MOST_BIASES}"),
+        ));
     }
     biases
         .iter()
@@ -321,10 +324,7 @@ pub(crate) struct ChosenName {
 }
 
 /// The choice, checked against the tools.
-pub(crate) fn tool_choice(
-    choice: Option<Choice>,
-    tools: &[ToolSpec],
-) -> Result<ToolChoice, Fault> {
+pub(crate) fn tool_choice(choice: Option<Choice>, tools: &[ToolSpec]) -> Result<ToolChoice, Fault> {
     const FIELD: &str = "tool_choice";
     let choice = match choice {
         None => return Ok(ToolChoice::Auto),

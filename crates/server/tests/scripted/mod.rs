@@ -15,8 +15,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yushan_abi::{
-    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Language, Logprob,
-    Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink, ToolChoice, Writer,
+    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Language,
+    Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
+    ToolChoice, Writer,
 };
 use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress};
 
@@ -283,9 +284,8 @@ impl Language for Bytes {
     }
 
     fn apply_template(&self, messages: &[Message]) -> Result<String, Refusal> {
-        let lines = messages.iter().map(|message| {
-            format!("<{}>{}", message.role.name(), message.text())
-        });
+        let lines =
+            messages.iter().map(|message| format!("<{}>{}", message.role.name(), message.text()));
         Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 

@@ -17,13 +17,13 @@ use futures_util::future::try_join_all;
 pub(crate) use reply::Completion;
 pub(crate) use request::CompletionRequest;
 
+use crate::Server;
 use crate::body::{CONVERSATION, json};
 use crate::doors::Caller;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::chat::Head;
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
-use crate::Server;
 
 /// Continues a text; with `stream`, as server-sent events.
 #[utoipa::path(

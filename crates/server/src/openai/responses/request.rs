@@ -155,8 +155,7 @@ impl ResponseRequest {
     ) -> Result<Asked, Fault> {
         self.refuse_unsupported()?;
         let mut ignored = self.ignored();
-        let knobs =
-            Knobs { temperature: self.temperature, top_p: self.top_p, ..Knobs::default() };
+        let knobs = Knobs { temperature: self.temperature, top_p: self.top_p, ..Knobs::default() };
         let sampling = knobs.sampling("", Sampling::default())?;
         let low = max_tokens("max_output_tokens", self.max_output_tokens, 1, model.context)?;
         let logprobs = self.logprobs()?;
@@ -219,8 +218,8 @@ impl ResponseRequest {
         let entries = self.metadata.as_ref().map_or(0, BTreeMap::len);
         refuse("metadata", entries > 16, "more than 16 entries")?;
         for (at, what) in self.include.iter().flatten().enumerate() {
-            let known = what == "message.output_text.logprobs"
-                || what == "reasoning.encrypted_content";
+            let known =
+                what == "message.output_text.logprobs" || what == "reasoning.encrypted_content";
             let field = format!("include[{at}]");
             refuse(&field, !known, "this server has message.output_text.logprobs alone")?;
         }
@@ -319,8 +318,8 @@ fn input(input: OneOrList<InputItem>, tenant: &str) -> Result<(Vec<Message>, boo
             }
             "function_call_output" => {
                 let mut answer = item.output(&field, tenant)?;
-                let calls = messages.iter().flat_map(|message| &message.calls);
-                let called = calls.filter(|call| Some(&call.id) == answer.answers.as_ref()).last();
+                let mut calls = messages.iter().rev().flat_map(|message| &message.calls);
+                let called = calls.find(|call| Some(&call.id) == answer.answers.as_ref());
                 answer.name = called.map(|call| call.name.clone());
                 messages.push(answer);
             }
@@ -348,7 +347,8 @@ impl InputItem {
     fn message(self, field: &str, tenant: &str) -> Result<Message, Fault> {
         let given = needed(self.role, field, "role")?;
         let role = role(&given).filter(|role| *role != Role::Tool).ok_or_else(|| {
-            let detail = format!("{given:?} was given; expected user, assistant, system, developer");
+            let detail =
+                format!("{given:?} was given; expected user, assistant, system, developer");
             Fault::invalid(format!("{field}.role"), detail)
         })?;
         let texts = texts(needed(self.content, field, "content")?, &format!("{field}.content"))?;
