@@ -201,6 +201,7 @@ async fn what_a_tool_gave_back_is_not_trusted() {
     let trusted: Vec<_> = messages.iter().map(|message| message.label().is_trusted()).collect();
     assert_eq!(trusted, [true, true, true, false]);
     assert_eq!(messages[3].answers.as_deref(), Some("call_0"));
+    assert_eq!(messages[3].name.as_deref(), Some("weather"));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::openai::fields::{
     Choice, Function, Knobs, OneOrList, class, distinct, max_tokens, schema_form, tool_choice,
 };
-use crate::openai::messages::{label, role};
+use crate::openai::messages::{label, name_answers, role};
 use crate::openai::responses::object::{Named, ResponseObject};
 
 /// A request for a response.
@@ -176,6 +176,8 @@ impl ResponseRequest {
         let instructions = instructions
             .map(|text| Message::new(Role::System, text, label(Role::System, &caller.tenant)));
         let messages = instructions.into_iter().chain(history).chain(input.iter().cloned());
+        let mut messages: Vec<Message> = messages.collect();
+        name_answers(&mut messages);
         let overflow = truncation(self.truncation.as_deref())?;
         let request = Request {
             max_tokens: low,
@@ -188,7 +190,7 @@ impl ResponseRequest {
             class: class(self.service_tier.as_deref())?,
             tenant: caller.tenant.clone(),
             sampling,
-            ..Request::new(&*model.name, Prompt::Chat(messages.collect()))
+            ..Request::new(&*model.name, Prompt::Chat(messages))
         };
         let format = format.map_or_else(|| json!({"type": "text"}), |format| json!(format));
         let named = Named {
@@ -316,13 +318,7 @@ fn input(input: OneOrList<InputItem>, tenant: &str) -> Result<(Vec<Message>, boo
                     None => messages.push(calling(vec![call])),
                 }
             }
-            "function_call_output" => {
-                let mut answer = item.output(&field, tenant)?;
-                let mut calls = messages.iter().rev().flat_map(|message| &message.calls);
-                let called = calls.find(|call| Some(&call.id) == answer.answers.as_ref());
-                answer.name = called.map(|call| call.name.clone());
-                messages.push(answer);
-            }
+            "function_call_output" => messages.push(item.output(&field, tenant)?),
             "reasoning" => thoughts = true,
             other => {
                 let detail = format!(
