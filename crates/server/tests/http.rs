@@ -299,6 +299,12 @@ async fn refusals_have_their_status_and_code() {
     let long = house.post("/v1/chat/completions", chat(&"x".repeat(CONTEXT))).await.json();
     let said = long["error"]["message"].as_str().expect("a message");
     assert!(said.contains("4096") && said.contains("4102"), "{said}");
+    for (path, field) in [("/v1/completions", "prompt"), ("/v1/responses", "input")] {
+        let body = with(json!({"model": MODEL}), json!({field: "x".repeat(CONTEXT + 1)}));
+        let error = house.post(path, body).await.json();
+        assert_eq!(error["error"]["code"], "context_length_exceeded", "{error}");
+        assert_eq!(error["error"]["param"], field);
+    }
     // In the middle of a stream an error is an event.
     for text in ["fail", "vanish"] {
         let body =
@@ -334,6 +340,37 @@ async fn a_dropped_stream_cancels() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("the fake goes on");
+}
+
+#[tokio::test]
+async fn counters_follow_what_happened() {
+    let keys = Arc::new(TwoKeys { open: true });
+    let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
+    let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys);
+    let usage = yushan_abi::Usage { pages_live: 1, pages_total: 4, ..Default::default() };
+    server.usage = Box::new(move || Some(usage));
+    let house = House { app: router(Arc::new(server)), fake, disk };
+    for text in ["hello", "be busy", "be refused late", "fail"] {
+        house.post("/v1/chat/completions", chat(text)).await;
+    }
+    let metrics = house.get("/metrics").await.text;
+    for line in [
+        // `<user>hello` and `<user>fail`.
+        "prompt_tokens_total 21",
+        "cached_tokens_total 10",
+        "tokens_predicted_total 3",
+        "requests_completed_total 1",
+        "requests_failed_total 1",
+        "requests_refused_total 2",
+        "requests_cancelled_total 0",
+        "requests_processing 0",
+        "requests_deferred 0",
+        "kv_cache_usage_ratio 0.25",
+        "time_to_first_token_seconds_count 2",
+        "inter_token_latency_seconds_count 2",
+    ] {
+        assert!(metrics.contains(&format!("\nyushan:{line}\n")), "{line}: {metrics}");
+    }
 }
 
 #[tokio::test]

@@ -161,7 +161,6 @@ pub(crate) struct ResponseFormat {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NamedSchema {
-    #[allow(dead_code)]
     #[serde(rename = "name")]
     _name: Option<String>,
     schema: Option<Value>,
@@ -257,9 +256,8 @@ pub(crate) struct Tool {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) function: Option<Function>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    pub(crate) custom: Option<Ignored>,
+    #[serde(rename = "custom")]
+    _custom: Option<Ignored>,
 }
 
 /// Tools, checked.
