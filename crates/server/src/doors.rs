@@ -219,9 +219,7 @@ fn denied(denial: Denial, access: Access) -> Fault {
             "a key is needed: send it as `Authorization: Bearer KEY`; `yushan keys new` makes one"
                 .to_string(),
         ),
-        Denial::Unknown => {
-            Fault::NoKey("this key is not known here, or was revoked".to_string())
-        }
+        Denial::Unknown => Fault::NoKey("this key is not known here, or was revoked".to_string()),
         Denial::Scope => {
             let access = format!("{access:?}").to_lowercase();
             Fault::Forbidden(format!("this key may not {access}: make one with that scope"))

@@ -101,12 +101,13 @@ impl Events {
             }
             Ok(())
         };
-        blocking(begin).await?.inspect_err(|_: &Refusal| metrics.refused())?;
+        if let Err(refusal) = blocking(begin).await? {
+            let refusal: Refusal = refusal;
+            events.meter.refused();
+            return Err(refusal.into());
+        }
         match events.next().await {
-            Some((_, Event::Failed(refusal))) => {
-                metrics.refused();
-                Err(refusal.into())
-            }
+            Some((_, Event::Failed(refusal))) => Err(refusal.into()),
             first => {
                 events.first = first;
                 Ok(events)

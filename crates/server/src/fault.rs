@@ -37,6 +37,8 @@ pub enum Fault {
         limit: usize,
         /// Tokens of the prompt.
         prompt: usize,
+        /// The field that holds it.
+        field: &'static str,
     },
     /// Too much to do.
     #[error("too many requests: try again in {after_ms} ms")]
@@ -93,6 +95,15 @@ impl Fault {
         Fault::Invalid { field: field.into(), detail: detail.into() }
     }
 
+    /// If the prompt is too long: which field of this request holds it.
+    #[must_use]
+    pub(crate) fn in_field(self, field: &'static str) -> Fault {
+        match self {
+            Fault::TooLong { limit, prompt, .. } => Fault::TooLong { limit, prompt, field },
+            other => other,
+        }
+    }
+
     /// Status, type and code, as OpenAI names them.
     fn kind(&self) -> (StatusCode, &'static str, Option<&'static str>) {
         const INVALID: &str = "invalid_request_error";
@@ -118,9 +129,7 @@ impl Fault {
             Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, None),
             Fault::Conflict(_) => (StatusCode::CONFLICT, INVALID, Some("conflict")),
             Fault::Absent(_) => (StatusCode::NOT_IMPLEMENTED, INVALID, Some("not_implemented")),
-            Fault::NoRoom(_) => {
-                (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room"))
-            }
+            Fault::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room")),
             Fault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
         }
     }
@@ -130,7 +139,7 @@ impl Fault {
         match self {
             Fault::Invalid { field, .. } => Some(field.clone()),
             Fault::NoModel(_) => Some("model".to_string()),
-            Fault::TooLong { .. } => Some("messages".to_string()),
+            Fault::TooLong { field, .. } => Some((*field).to_string()),
             _ => None,
         }
     }
@@ -200,7 +209,9 @@ impl From<Refusal> for Fault {
         match refusal {
             Refusal::Invalid { field, detail } => Fault::Invalid { field, detail },
             Refusal::NoModel(name) => Fault::NoModel(name),
-            Refusal::TooLong { limit, prompt } => Fault::TooLong { limit, prompt },
+            Refusal::TooLong { limit, prompt } => {
+                Fault::TooLong { limit, prompt, field: "messages" }
+            }
             Refusal::Busy { after_ms } => Fault::Busy { after_ms },
             refusal @ Refusal::NoMemory(_) => Fault::NoRoom(refusal.to_string()),
             Refusal::Internal(detail) => Fault::Internal(detail),

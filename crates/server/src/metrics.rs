@@ -65,11 +65,6 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// A request was refused before its first event.
-    pub(crate) fn refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// All of it, in Prometheus' text form.
     pub(crate) fn text(&self, usage: Option<Usage>) -> String {
         let mut out = String::new();
@@ -86,7 +81,7 @@ impl Metrics {
             ),
             ("requests_completed_total", "Answers that ended.", of(&self.completed)),
             ("requests_failed_total", "Answers that failed.", of(&self.failed)),
-            ("requests_refused_total", "Requests refused at once.", of(&self.refused)),
+            ("requests_refused_total", "Requests refused before they began.", of(&self.refused)),
             ("requests_cancelled_total", "Answers nobody waited for.", of(&self.cancelled)),
         ] {
             write_one(&mut out, name, "counter", help, value);
@@ -180,9 +175,19 @@ impl Meter {
                 leave(metrics, stage);
             }
             Event::Failed(_) => {
-                metrics.failed.fetch_add(1, Ordering::Relaxed);
+                let refused = *stage == Stage::Waits;
+                let counter = if refused { &metrics.refused } else { &metrics.failed };
+                counter.fetch_add(1, Ordering::Relaxed);
                 leave(metrics, stage);
             }
+        }
+    }
+
+    /// The request was refused before its first event.
+    pub(crate) fn refused(&mut self) {
+        self.metrics.refused.fetch_add(1, Ordering::Relaxed);
+        for (stage, ..) in &mut self.answers {
+            leave(&self.metrics, stage);
         }
     }
 }

@@ -42,7 +42,9 @@ mod tests {
             "<math><mtext></form><form><mglyph><style></math><img src onerror=alert(1)>",
         ] {
             let html = to_html(markdown).to_lowercase();
-            for bad in ["<script", "<img", "javascript:", "onerror=", "onclick=", "<iframe", "<style"] {
+            for bad in
+                ["<script", "<img", "javascript:", "onerror=", "onclick=", "<iframe", "<style"]
+            {
                 assert!(!html.contains(bad), "{markdown}: {html}");
             }
             for bad in ["<form", "style=", "<svg", "<input", "src="] {

@@ -20,9 +20,8 @@ use crate::{Server, ollama, openapi, page, system, text};
 pub fn router(server: Arc<Server>) -> Router {
     let of = |access, routes: Router<Arc<Server>>| {
         let server = server.clone();
-        let guard = move |request: Request, next: Next| {
-            doors::keys(server.clone(), access, request, next)
-        };
+        let guard =
+            move |request: Request, next: Next| doors::keys(server.clone(), access, request, next);
         routes.route_layer(from_fn(guard))
     };
     let ollama = Router::new()

@@ -135,9 +135,8 @@ pub(crate) async fn detokenize(
 ) -> Result<Json<Detokenized>, Fault> {
     let body: DetokenizeRequest = json(request.into_body(), TEXT, server.deadline).await?;
     let tokens = body.tokens;
-    let text = with_language(&server, body.model, move |language| {
-        Ok(language.detokenize(&tokens)?)
-    });
+    let text =
+        with_language(&server, body.model, move |language| Ok(language.detokenize(&tokens)?));
     Ok(Json(Detokenized { content: text.await? }))
 }
 
@@ -170,9 +169,8 @@ pub(crate) async fn apply_template(
 ) -> Result<Json<Templated>, Fault> {
     let body: TemplateRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
     let messages = conversation(body.messages, &caller.tenant)?;
-    let prompt = with_language(&server, body.model, move |language| {
-        Ok(language.apply_template(&messages)?)
-    });
+    let prompt =
+        with_language(&server, body.model, move |language| Ok(language.apply_template(&messages)?));
     Ok(Json(Templated { prompt: prompt.await? }))
 }
 

@@ -18,7 +18,7 @@ use crate::fault::{Fault, OllamaError};
 use crate::ollama::options::{self, Options};
 use crate::ollama::reply::{Kind, Line, OllamaFace};
 use crate::openai::fields::{Tool, tools};
-use crate::openai::messages::{label, role};
+use crate::openai::messages::{label, name_answers, role};
 use crate::openai::with_ignored;
 use crate::stream::{Times, streamed, whole};
 
@@ -145,10 +145,7 @@ impl OllamaChatRequest {
             ("keep_alive", self.keep_alive.is_some()),
             ("think", self.think.is_some()),
             ("shift", self.shift.is_some()),
-            (
-                "messages.thinking",
-                self.messages.iter().any(|message| message.thinking.is_some()),
-            ),
+            ("messages.thinking", self.messages.iter().any(|message| message.thinking.is_some())),
         ]);
         names.extend(self.options.iter().flat_map(Options::ignored));
         names
@@ -159,6 +156,7 @@ impl OllamaChatRequest {
         for (at, message) in self.messages.into_iter().enumerate() {
             messages.push(message.check(&format!("messages[{at}]"), &caller.tenant)?);
         }
+        name_answers(&mut messages);
         let mut request = yushan_abi::Request::new(&*model.name, Prompt::Chat(messages));
         self.options.unwrap_or_default().apply(model, &mut request)?;
         request.form = options::form(self.format)?;

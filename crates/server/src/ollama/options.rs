@@ -68,10 +68,8 @@ impl Options {
         };
         request.max_tokens = count("options.num_predict", self.num_predict, -2, 1)?;
         let look_back = count("options.repeat_last_n", self.repeat_last_n, -1, 0)?;
-        let look_back = match self.repeat_last_n {
-            Some(_) => Some(look_back.unwrap_or(model.context) as u64),
-            None => None,
-        };
+        // -1 was given: all of it.
+        let look_back = self.repeat_last_n.map(|_| look_back.unwrap_or(model.context) as u64);
         let knobs = Knobs {
             temperature: self.temperature,
             top_k: self.top_k,

@@ -125,7 +125,10 @@ impl Line {
                 let arguments = serde_json::from_str(&call.arguments).ok();
                 let arguments = arguments.filter(Value::is_object);
                 let arguments = arguments.unwrap_or_else(|| json!({"unfinished": call.arguments}));
-                LineCall { id: call.id, function: LineFunction { index, name: call.name, arguments } }
+                LineCall {
+                    id: call.id,
+                    function: LineFunction { index, name: call.name, arguments },
+                }
             })
             .collect();
     }

@@ -93,7 +93,10 @@ fn biases(biases: Option<&BTreeMap<String, f64>>) -> Result<Vec<(u32, f32)>, Fau
     let Some(biases) = biases else { return Ok(Vec::new()) };
     if biases.len() > MOST_BIASES {
         let count = biases.len();
-        return Err(Fault::invalid("logit_bias", format!("{count} entries; at most {MOST_BIASES}")));
+        return Err(Fault::invalid(
+            "logit_bias",
+            format!("{count} entries; at most {MOST_BIASES}"),
+        ));
     }
     biases
         .iter()
@@ -158,7 +161,6 @@ pub(crate) struct ResponseFormat {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NamedSchema {
-    #[allow(dead_code)]
     #[serde(rename = "name")]
     _name: Option<String>,
     schema: Option<Value>,
@@ -254,9 +256,8 @@ pub(crate) struct Tool {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) function: Option<Function>,
-    #[serde(default)]
-    #[allow(dead_code)]
-    pub(crate) custom: Option<Ignored>,
+    #[serde(rename = "custom")]
+    _custom: Option<Ignored>,
 }
 
 /// Tools, checked.
@@ -321,10 +322,7 @@ pub(crate) struct ChosenName {
 }
 
 /// The choice, checked against the tools.
-pub(crate) fn tool_choice(
-    choice: Option<Choice>,
-    tools: &[ToolSpec],
-) -> Result<ToolChoice, Fault> {
+pub(crate) fn tool_choice(choice: Option<Choice>, tools: &[ToolSpec]) -> Result<ToolChoice, Fault> {
     const FIELD: &str = "tool_choice";
     let choice = match choice {
         None => return Ok(ToolChoice::Auto),

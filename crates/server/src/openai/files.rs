@@ -122,9 +122,8 @@ pub(crate) async fn create(
 
 /// `(name, purpose, bytes)` of a form.
 async fn read(mut form: Multipart) -> Result<(String, String, Vec<u8>), Fault> {
-    let bad = |error: axum::extract::multipart::MultipartError| {
-        Fault::invalid("body", error.body_text())
-    };
+    let bad =
+        |error: axum::extract::multipart::MultipartError| Fault::invalid("body", error.body_text());
     let (mut purpose, mut file) = (None, None);
     while let Some(mut field) = form.next_field().await.map_err(bad)? {
         match field.name() {
@@ -175,9 +174,8 @@ pub(crate) async fn list(
     let limit = query.limit.unwrap_or(MOST);
     let limit = crate::body::whole("limit", Some(limit as u64), 1, MOST)?.unwrap_or(MOST);
     let after = query.after.unwrap_or_default();
-    let read = move |disk: &dyn yushan_abi::Disk| {
-        disk.list(KIND, Some(&caller.tenant), &after, limit + 1)
-    };
+    let read =
+        move |disk: &dyn yushan_abi::Disk| disk.list(KIND, Some(&caller.tenant), &after, limit + 1);
     let mut documents = server.on_disk(read).await?;
     let has_more = documents.len() > limit;
     documents.truncate(limit);

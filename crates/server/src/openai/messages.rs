@@ -3,6 +3,8 @@
 //! The key decision: a label is given here, from the role alone. What a client sends as the result of a tool
 //! could have been written by anybody, and is labelled so, whatever it says.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use utoipa::ToSchema;
 use yushan_abi::{Call, Label, Message, Part, Role, Sources};
@@ -104,7 +106,21 @@ pub(crate) fn conversation(
         return Err(Fault::invalid("messages", "expected at least one message"));
     }
     let numbered = messages.into_iter().enumerate();
-    numbered.map(|(at, message)| one(message, &format!("messages[{at}]"), tenant)).collect()
+    let checked = numbered.map(|(at, message)| one(message, &format!("messages[{at}]"), tenant));
+    let mut messages = checked.collect::<Result<Vec<_>, _>>()?;
+    name_answers(&mut messages);
+    Ok(messages)
+}
+
+/// Templates may write the name of the tool that answers; clients name the call alone.
+pub(crate) fn name_answers(messages: &mut [Message]) {
+    let mut called = BTreeMap::new();
+    for message in messages {
+        called.extend(message.calls.iter().map(|call| (call.id.clone(), call.name.clone())));
+        if let (None, Some(call)) = (&message.name, &message.answers) {
+            message.name = called.get(call).cloned();
+        }
+    }
 }
 
 fn one(message: ChatMessage, field: &str, tenant: &str) -> Result<Message, Fault> {

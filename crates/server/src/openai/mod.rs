@@ -1,8 +1,8 @@
 //! The OpenAI face.
 //!
 //! The key decision: requests are types that refuse unknown fields and say which; replies are types too, so
-//! that the OpenAPI document cannot disagree with either. Fields that are known and not used are listed
-//! in [`fields`]' callers and named in the header `x-yushan-ignored` of the reply.
+//! that the OpenAPI document cannot disagree with either. Fields that are known and not used are
+//! types too, and the header `x-yushan-ignored` of the reply names those that were given.
 
 pub(crate) mod chat;
 pub(crate) mod completions;

@@ -74,7 +74,8 @@ fn prefers_chinese(languages: &str) -> bool {
     };
     weight("zh") > weight("en")
         || (weight("zh") > 0.0
-            && languages.to_ascii_lowercase().find("zh") < languages.to_ascii_lowercase().find("en"))
+            && languages.to_ascii_lowercase().find("zh")
+                < languages.to_ascii_lowercase().find("en"))
 }
 
 /// The script of the page.
@@ -152,7 +153,8 @@ mod tests {
         for (place, ..) in WORDS {
             assert!(HTML.contains(place), "{place}");
         }
-        let words = WORDS.iter().fold(HTML.to_string(), |html, (place, ..)| html.replace(place, ""));
+        let words =
+            WORDS.iter().fold(HTML.to_string(), |html, (place, ..)| html.replace(place, ""));
         assert!(!words.contains('{'), "a place without a word");
         assert!(!HTML.contains("http"), "nothing is loaded from elsewhere");
     }

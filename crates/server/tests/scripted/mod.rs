@@ -15,23 +15,24 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yushan_abi::{
-    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Language, Logprob,
-    Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink, ToolChoice, Writer,
+    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Language,
+    Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
+    ToolChoice, Writer,
 };
 use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress};
 
 /// The only model.
-pub const MODEL: &str = "scripted/tiny";
+pub(crate) const MODEL: &str = "scripted/tiny";
 /// Tokens it holds.
-pub const CONTEXT: usize = 4096;
+pub(crate) const CONTEXT: usize = 4096;
 
 /// The model. Its tokens are bytes.
 #[derive(Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     /// Answers whose reader went away.
-    pub gone: Arc<AtomicUsize>,
+    pub(crate) gone: Arc<AtomicUsize>,
     /// The request asked last.
-    pub last: Mutex<Option<Request>>,
+    pub(crate) last: Mutex<Option<Request>>,
 }
 
 impl Complete for Fake {
@@ -249,11 +250,8 @@ fn example(schema: &Value, root: &Value) -> Value {
         let found = root.pointer(path.trim_start_matches('#')).unwrap_or(&Value::Null);
         return example(found, root);
     }
-    if let Some(first) = schema["enum"].get(0).or(schema["const"].as_null().map(|()| &Value::Null))
-    {
-        if !first.is_null() {
-            return first.clone();
-        }
+    if let Some(first) = schema["enum"].get(0) {
+        return first.clone();
     }
     if let Some(first) = schema["anyOf"].get(0) {
         return example(first, root);
@@ -286,9 +284,8 @@ impl Language for Bytes {
     }
 
     fn apply_template(&self, messages: &[Message]) -> Result<String, Refusal> {
-        let lines = messages.iter().map(|message| {
-            format!("<{}>{}", message.role.name(), message.text())
-        });
+        let lines =
+            messages.iter().map(|message| format!("<{}>{}", message.role.name(), message.text()));
         Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 
@@ -318,11 +315,11 @@ impl Language for Bytes {
 
 /// A disk in memory that can be full.
 #[derive(Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     documents: Mutex<BTreeMap<(String, String), Document>>,
     bytes: Mutex<BTreeMap<String, Vec<u8>>>,
     /// Whether writes fail.
-    pub full: AtomicBool,
+    pub(crate) full: AtomicBool,
 }
 
 impl Memory {
@@ -397,8 +394,8 @@ impl Disk for Memory {
 }
 
 /// Lets in `key-ann`, `key-bob` (who may not manage), and, if open, whoever has no key.
-pub struct TwoKeys {
-    pub open: bool,
+pub(crate) struct TwoKeys {
+    pub(crate) open: bool,
 }
 
 impl Keys for TwoKeys {
@@ -423,7 +420,7 @@ impl Keys for TwoKeys {
 }
 
 /// Brings one model, which is there already.
-pub struct OneModel;
+pub(crate) struct OneModel;
 
 impl Library for OneModel {
     fn pull(

@@ -9,9 +9,9 @@ mod stream;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 
 pub(crate) use reply::{ChatCompletion, FINGERPRINT};
 pub(crate) use request::{ChatRequest, StreamOptions, stream_of};

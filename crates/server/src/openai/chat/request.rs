@@ -153,10 +153,7 @@ impl ChatRequest {
                 "stream_options.include_obfuscation",
                 padded.is_some_and(|options| options.include_obfuscation == Some(true)),
             ),
-            (
-                "messages.refusal",
-                self.messages.iter().any(|message| message.refusal.is_some()),
-            ),
+            ("messages.refusal", self.messages.iter().any(|message| message.refusal.is_some())),
             (
                 "messages.annotations",
                 self.messages.iter().any(|message| message.annotations.is_some()),

@@ -17,13 +17,13 @@ use futures_util::future::try_join_all;
 pub(crate) use reply::Completion;
 pub(crate) use request::CompletionRequest;
 
+use crate::Server;
 use crate::body::{CONVERSATION, json};
 use crate::doors::Caller;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::chat::Head;
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
-use crate::Server;
 
 /// Continues a text; with `stream`, as server-sent events.
 #[utoipa::path(
@@ -48,7 +48,8 @@ pub(crate) async fn create(
     let head = Head::new("cmpl-", &model.name);
     let response = match (asked.stream, asked.requests.len()) {
         (Some(usage), 1) => {
-            let events = server.start(asked.requests.swap_remove(0), asked.n).await?;
+            let events = server.start(asked.requests.swap_remove(0), asked.n).await;
+            let events = events.map_err(|fault| fault.in_field("prompt"))?;
             streamed(&server, events, stream::CompletionFace::new(head, asked.n, usage))
         }
         (Some(_), _) => {
@@ -58,7 +59,10 @@ pub(crate) async fn create(
             let n = asked.n;
             let answers = try_join_all(asked.requests.into_iter().map(|request| {
                 let server = &server;
-                async move { whole(server.start(request, n).await?).await }
+                async move {
+                    let events = server.start(request, n).await;
+                    whole(events.map_err(|fault| fault.in_field("prompt"))?).await
+                }
             }));
             Json(Completion::of(head, answers.await?)).into_response()
         }

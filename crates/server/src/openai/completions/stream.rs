@@ -47,8 +47,7 @@ impl CompletionFace {
             logprobs.add(offset, &logprob);
             logprobs
         });
-        let choice =
-            TextChoice { index, text, logprobs, finish_reason: None, finish_detail: None };
+        let choice = TextChoice { index, text, logprobs, finish_reason: None, finish_detail: None };
         sse(&self.chunk(vec![choice]), out);
     }
 }

@@ -65,7 +65,8 @@ pub(crate) async fn create(
     let response = if asked.object.background {
         in_background(server, &caller, asked).await?
     } else {
-        let events = server.start(asked.request, 1).await?;
+        let events = server.start(asked.request, 1).await;
+        let events = events.map_err(|fault| fault.in_field("input"))?;
         if streams {
             let face = ResponseFace::new(asked.object, asked.input, &caller.tenant);
             streamed(&server, events, face)

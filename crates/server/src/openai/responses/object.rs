@@ -298,7 +298,9 @@ impl Kept {
     /// Read again.
     pub(crate) fn of(document: &Document) -> Result<Kept, Fault> {
         let kept = serde_json::from_str(&document.body);
-        kept.map_err(|error| Fault::Internal(format!("response {}: damaged: {error}", document.key)))
+        kept.map_err(|error| {
+            Fault::Internal(format!("response {}: damaged: {error}", document.key))
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::openai::fields::{
     Choice, Function, Knobs, OneOrList, class, distinct, max_tokens, schema_form, tool_choice,
 };
-use crate::openai::messages::{label, role};
+use crate::openai::messages::{label, name_answers, role};
 use crate::openai::responses::object::{Named, ResponseObject};
 
 /// A request for a response.
@@ -155,8 +155,7 @@ impl ResponseRequest {
     ) -> Result<Asked, Fault> {
         self.refuse_unsupported()?;
         let mut ignored = self.ignored();
-        let knobs =
-            Knobs { temperature: self.temperature, top_p: self.top_p, ..Knobs::default() };
+        let knobs = Knobs { temperature: self.temperature, top_p: self.top_p, ..Knobs::default() };
         let sampling = knobs.sampling("", Sampling::default())?;
         let low = max_tokens("max_output_tokens", self.max_output_tokens, 1, model.context)?;
         let logprobs = self.logprobs()?;
@@ -177,6 +176,8 @@ impl ResponseRequest {
         let instructions = instructions
             .map(|text| Message::new(Role::System, text, label(Role::System, &caller.tenant)));
         let messages = instructions.into_iter().chain(history).chain(input.iter().cloned());
+        let mut messages: Vec<Message> = messages.collect();
+        name_answers(&mut messages);
         let overflow = truncation(self.truncation.as_deref())?;
         let request = Request {
             max_tokens: low,
@@ -189,7 +190,7 @@ impl ResponseRequest {
             class: class(self.service_tier.as_deref())?,
             tenant: caller.tenant.clone(),
             sampling,
-            ..Request::new(&*model.name, Prompt::Chat(messages.collect()))
+            ..Request::new(&*model.name, Prompt::Chat(messages))
         };
         let format = format.map_or_else(|| json!({"type": "text"}), |format| json!(format));
         let named = Named {
@@ -219,8 +220,8 @@ impl ResponseRequest {
         let entries = self.metadata.as_ref().map_or(0, BTreeMap::len);
         refuse("metadata", entries > 16, "more than 16 entries")?;
         for (at, what) in self.include.iter().flatten().enumerate() {
-            let known = what == "message.output_text.logprobs"
-                || what == "reasoning.encrypted_content";
+            let known =
+                what == "message.output_text.logprobs" || what == "reasoning.encrypted_content";
             let field = format!("include[{at}]");
             refuse(&field, !known, "this server has message.output_text.logprobs alone")?;
         }
@@ -317,13 +318,7 @@ fn input(input: OneOrList<InputItem>, tenant: &str) -> Result<(Vec<Message>, boo
                     None => messages.push(calling(vec![call])),
                 }
             }
-            "function_call_output" => {
-                let mut answer = item.output(&field, tenant)?;
-                let calls = messages.iter().flat_map(|message| &message.calls);
-                let called = calls.filter(|call| Some(&call.id) == answer.answers.as_ref()).last();
-                answer.name = called.map(|call| call.name.clone());
-                messages.push(answer);
-            }
+            "function_call_output" => messages.push(item.output(&field, tenant)?),
             "reasoning" => thoughts = true,
             other => {
                 let detail = format!(
@@ -348,7 +343,8 @@ impl InputItem {
     fn message(self, field: &str, tenant: &str) -> Result<Message, Fault> {
         let given = needed(self.role, field, "role")?;
         let role = role(&given).filter(|role| *role != Role::Tool).ok_or_else(|| {
-            let detail = format!("{given:?} was given; expected user, assistant, system, developer");
+            let detail =
+                format!("{given:?} was given; expected user, assistant, system, developer");
             Fault::invalid(format!("{field}.role"), detail)
         })?;
         let texts = texts(needed(self.content, field, "content")?, &format!("{field}.content"))?;
