@@ -85,8 +85,11 @@ impl KeysCommand {
             KeysAction::List => {
                 for document in disk.list(KIND, None, "", LISTED)? {
                     let key: Key = serde_json::from_str(&document.body)?;
-                    let scopes: Vec<String> =
-                        key.scopes.iter().map(|scope| format!("{scope:?}").to_lowercase()).collect();
+                    let scopes: Vec<String> = key
+                        .scopes
+                        .iter()
+                        .map(|scope| format!("{scope:?}").to_lowercase())
+                        .collect();
                     let revoked = if key.revoked { "  revoked" } else { "" };
                     let id = &document.key[..12];
                     writeln!(out, "{id}  {:<16} {}{revoked}", key.user, scopes.join(","))?;
@@ -97,7 +100,8 @@ impl KeysCommand {
                 let found: Vec<_> =
                     all.iter().filter(|key| id.len() >= 6 && key.key.starts_with(&id)).collect();
                 let [document] = found[..] else {
-                    let why = format!("no key, or more than one, is called {id:?}; see yushan keys list");
+                    let why =
+                        format!("no key, or more than one, is called {id:?}; see yushan keys list");
                     return Err(BadUsage(why).into());
                 };
                 let key: Key = serde_json::from_str(&document.body)?;
