@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::system::plain;
+
 pub(crate) const HELP: &str = "\
 /help          this list
 /fork          go on in a copy of this conversation; the first stays as it is
@@ -210,11 +212,9 @@ impl Branches {
         let line = |(i, branch): (usize, &Vec<Said>)| {
             let mark = if i == self.at { '*' } else { ' ' };
             let last = branch.last().map_or("", |said| &said.content);
-            let mut shown: String = last.chars().take(SHOWN).collect();
-            if shown.len() < last.len() {
-                shown.push('…');
-            }
-            let shown = shown.replace(char::is_control, " ");
+            let shown: String = last.chars().take(SHOWN).collect();
+            let more = if shown.len() < last.len() { "…" } else { "" };
+            let shown = plain(&shown) + more;
             format!("{mark} {:>2}  {:<12}  {shown}", i + 1, messages_of(branch.len()))
                 .trim_end()
                 .into()

@@ -9,6 +9,7 @@ use yushan_abi::Class;
 use yushan_kernel::{Process, State};
 
 use crate::exit::BadFile;
+use crate::inspect::visible;
 use crate::serve::PORT;
 
 /// How long the system may take to answer.
@@ -208,9 +209,9 @@ fn table(processes: &[Process]) -> String {
     out
 }
 
-/// What comes from outside, without what could steer a terminal.
+/// What comes from outside, on one line and without what a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    visible(text).replace(['\n', '\t'], " ")
 }
 
 pub(crate) fn class(process: &Process) -> &'static str {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::branches::{Act, Attachment, Branches, Figures};
 use crate::chat::{Lines, say};
 use crate::exit::{self, BadFile, BadUsage};
+use crate::inspect::visible;
 use crate::interrupt::Interrupt;
 use crate::system::Where;
 
@@ -61,7 +62,7 @@ impl Chat {
                 break;
             }
             if let Err(error) = self.perform(act, &mut branches, &interrupt) {
-                say(&format!("error: {}", exit::line(&error)))?;
+                say(&visible(&format!("error: {}", exit::line(&error))))?;
             }
         }
         lines.save();
@@ -101,7 +102,7 @@ impl Chat {
         let body = self.at.send("/v1/chat/completions", Some(&request), None);
         let done = body.and_then(|body| {
             let pieces = pieces(body.into_reader());
-            reply.write(&pieces, sent, interrupt)
+            reply.write(&pieces, sent, interrupt, &mut std::io::stdout())
         });
         if !reply.text.is_empty() {
             say("")?; // ends the line
@@ -131,6 +132,7 @@ impl Reply {
         pieces: &Receiver<std::io::Result<String>>,
         sent: Instant,
         interrupt: &Interrupt,
+        out: &mut dyn Write,
     ) -> Result<()> {
         let mut first = None;
         loop {
@@ -145,8 +147,7 @@ impl Reply {
                     let piece = self.add(&data)?;
                     if !piece.is_empty() {
                         first.get_or_insert_with(|| sent.elapsed());
-                        let mut out = std::io::stdout();
-                        out.write_all(piece.as_bytes()).and_then(|()| out.flush())?;
+                        out.write_all(visible(&piece).as_bytes()).and_then(|()| out.flush())?;
                     }
                 }
                 Ok(Err(error)) => bail!("the reply broke off: {error}"),
@@ -228,7 +229,7 @@ mod tests {
         let events = [
             r#"data: {"choices":[{"delta":{"role":"assistant","content":null},"finish_reason":null}]}"#,
             ": still there",
-            r#"data: {"choices":[{"delta":{"content":"Good "},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"delta":{"content":"Good\u001b "},"finish_reason":null}]}"#,
             r#"data:{"choices":[{"delta":{"content":"day"},"finish_reason":null}]}"#,
             r#"data: {"choices":[{"delta":{},"finish_reason":"length"}]}"#,
             r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}}"#,
@@ -237,12 +238,13 @@ mod tests {
         let interrupt = Interrupt::catch().unwrap();
         let read = |lines: &[&str]| {
             let body = std::io::Cursor::new(lines.join("\n\n"));
-            let mut reply = Reply::default();
-            let done = reply.write(&pieces(body), Instant::now(), &interrupt);
+            let (mut reply, mut out) = (Reply::default(), Vec::new());
+            let done = reply.write(&pieces(body), Instant::now(), &interrupt, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), visible(&reply.text));
             (reply, done.map_err(|error| error.to_string()))
         };
         let (reply, done) = read(&events);
-        assert_eq!((reply.text.as_str(), done), ("Good day", Ok(())));
+        assert_eq!((reply.text.as_str(), done), ("Good\u{1b} day", Ok(())));
         let figures = &reply.figures;
         assert_eq!((figures.prompt, figures.cached, figures.written), (7, 3, 2));
         assert_eq!(figures.end, "length");

@@ -147,7 +147,7 @@ impl View {
 
     /// Two lines of heading, then one a process.
     fn lines(&self) -> Vec<Line<'static>> {
-        let total: f64 = self.rates.values().sum();
+        let total: f64 = self.rates.values().fold(0.0, |sum, rate| sum + rate);
         let alive = self.alive.len();
         let head = format!("{alive} alive   {total:.1} tokens/s   {}", plain(&self.note));
         let names = format!(
@@ -296,7 +296,7 @@ mod tests {
                 "2 alive   15.0 tokens/s",
                 "   PID PARENT STATE     CLASS        PROMPT  CACHED WRITTEN TOKENS/S  MODEL            LABEL                TITLE",
                 "     1        ready     agent             9       4      30     10.0  small            user/ann             one",
-                "     3      1 stopped   agent             9       4       6      3.0  small            untrusted/public     steer [2J",
+                "     3      1 stopped   agent             9       4       6      3.0  small            untrusted/public     steer\\u{1b}[2J",
             ]
         );
     }

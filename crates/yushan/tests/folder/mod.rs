@@ -1,7 +1,7 @@
 //! A folder with tiny models that have a tokenizer, and the binary in it.
 
 #[path = "../../../model/tests/tiny/mod.rs"]
-pub mod tiny;
+pub(crate) mod tiny;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,11 +10,11 @@ use tempfile::TempDir;
 use yushan_model::gguf::{Gguf, Header};
 use yushan_tensor::DType;
 
-pub const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}\
+pub(crate) const TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}\
                         {% if add_generation_prompt %}assistant:{% endif %}";
 
 /// A folder with `model.gguf`, which speaks through a template, and `bare.gguf`, which does not.
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("plain.gguf");
     tiny::write(&plain, DType::F32, 2048);
@@ -63,7 +63,7 @@ fn write_with_tokenizer(from: &Gguf, path: &Path, template: Option<&str>) {
 }
 
 /// The binary in that folder, cut off from the home of whoever runs the test.
-pub fn yushan(folder: &Path, arguments: &str) -> Command {
+pub(crate) fn yushan(folder: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_yushan"));
     command.args(arguments.split_whitespace());
     command.current_dir(folder).env("YUSHAN_HOME", folder.join("home")).stdin(Stdio::null());
@@ -71,7 +71,7 @@ pub fn yushan(folder: &Path, arguments: &str) -> Command {
     command
 }
 
-pub fn finish(mut command: Command) -> (Option<i32>, String, String) {
+pub(crate) fn finish(mut command: Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
