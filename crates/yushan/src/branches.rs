@@ -48,9 +48,9 @@ pub(crate) struct Attachment {
 /// What is known of the last reply.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Figures {
-    pub(crate) prompt: u64,
-    pub(crate) cached: u64,
-    pub(crate) written: u64,
+    /// Tokens of the prompt, those of them from the cache, and those of the reply. They come with its
+    /// end: a reply that was stopped has none.
+    pub(crate) counts: Option<(u64, u64, u64)>,
     /// Seconds until the first piece, and those from it to the end.
     pub(crate) times: (f64, f64),
     /// Why it ended.
@@ -283,13 +283,22 @@ fn quoted(file: &Attachment) -> String {
 
 fn stats(figures: &Figures) -> String {
     let (first, rest) = figures.times;
-    // The first token comes with the prompt.
-    let speed = figures.written.saturating_sub(1) as f64 / rest.max(1e-3);
+    let (prompt, reply) = match figures.counts {
+        Some((prompt, cached, written)) => {
+            // The first token comes with the prompt.
+            let speed = written.saturating_sub(1) as f64 / rest.max(1e-3);
+            (
+                format!("{prompt} tokens, {cached} of them cached, "),
+                format!("{written} tokens, {speed:.1} tokens/s, "),
+            )
+        }
+        None => Default::default(),
+    };
     format!(
-        "prompt       {} tokens, {} of them cached, {first:.3} s to the first piece\n\
-         reply        {} tokens, {rest:.3} s, {speed:.1} tokens/s\n\
+        "prompt       {prompt}{first:.3} s to the first piece\n\
+         reply        {reply}{rest:.3} s\n\
          end          {}",
-        figures.prompt, figures.cached, figures.written, figures.end
+        figures.end
     )
 }
 
@@ -409,15 +418,22 @@ mod tests {
 
     #[test]
     fn figures_become_lines() {
-        let figures =
-            Figures { prompt: 9, cached: 4, written: 11, times: (0.5, 2.0), end: "stop".into() };
-        let text = stats(&figures);
-        for part in [
-            "9 tokens, 4 of them cached, 0.500 s",
-            "11 tokens, 2.000 s, 5.0 tokens/s",
-            "end          stop",
+        for (counts, expected) in [
+            (
+                Some((9, 4, 11)),
+                "prompt       9 tokens, 4 of them cached, 0.500 s to the first piece\n\
+                 reply        11 tokens, 5.0 tokens/s, 2.000 s\n\
+                 end          stop",
+            ),
+            (
+                None,
+                "prompt       0.500 s to the first piece\n\
+                 reply        2.000 s\n\
+                 end          stop",
+            ),
         ] {
-            assert!(text.contains(part), "{part:?} is not in {text}");
+            let figures = Figures { counts, times: (0.5, 2.0), end: "stop".into() };
+            assert_eq!(stats(&figures), expected);
         }
     }
 }

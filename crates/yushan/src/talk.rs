@@ -23,6 +23,8 @@ use crate::system::Where;
 const ATTACHED: u64 = 1 << 20;
 /// Most bytes of a file that `/load` reads.
 const LOADED: u64 = 64 << 20;
+/// The end of a reply that Ctrl-C stopped.
+const INTERRUPTED: &str = "interrupted";
 /// How often Ctrl-C is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -108,6 +110,10 @@ impl Chat {
             say("")?; // ends the line
         }
         match done {
+            Ok(()) if reply.text.is_empty() && reply.figures.end == INTERRUPTED => {
+                branches.failed();
+                return say("Stopped before a word came: the message is taken back.");
+            }
             Ok(()) => branches.replied(reply.text, reply.figures),
             Err(error) => {
                 branches.failed();
@@ -137,7 +143,7 @@ impl Reply {
         let mut first = None;
         loop {
             if interrupt.take() {
-                self.figures.end = "interrupted".into();
+                self.figures.end = INTERRUPTED.into();
                 break;
             }
             match pieces.recv_timeout(LOOK) {
@@ -178,9 +184,11 @@ impl Reply {
         }
         let count = |value: &Value| value.as_u64().unwrap_or(0);
         if let usage @ Value::Object(_) = &event["usage"] {
-            self.figures.prompt = count(&usage["prompt_tokens"]);
-            self.figures.cached = count(&usage["prompt_tokens_details"]["cached_tokens"]);
-            self.figures.written = count(&usage["completion_tokens"]);
+            self.figures.counts = Some((
+                count(&usage["prompt_tokens"]),
+                count(&usage["prompt_tokens_details"]["cached_tokens"]),
+                count(&usage["completion_tokens"]),
+            ));
         }
         let piece = choice["delta"]["content"].as_str().unwrap_or("");
         self.text.push_str(piece);
@@ -245,9 +253,8 @@ mod tests {
         };
         let (reply, done) = read(&events);
         assert_eq!((reply.text.as_str(), done), ("Good\u{1b} day", Ok(())));
-        let figures = &reply.figures;
-        assert_eq!((figures.prompt, figures.cached, figures.written), (7, 3, 2));
-        assert_eq!(figures.end, "length");
+        assert_eq!(reply.figures.counts, Some((7, 3, 2)));
+        assert_eq!(reply.figures.end, "length");
         for (lines, part) in [
             (&events[..3], "broke off"),
             (&["data: {"][..], "not JSON"),

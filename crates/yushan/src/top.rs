@@ -225,7 +225,9 @@ fn label(process: &Process) -> String {
         Readers::Public => "public".to_string(),
         Readers::Only(readers) if readers.is_empty() => "nobody".to_string(),
         Readers::Only(readers) => {
-            plain(&readers.iter().map(String::as_str).collect::<Vec<_>>().join(","))
+            // Whoever needs no key has no name.
+            let names = readers.iter().map(|name| if name.is_empty() { "local" } else { name });
+            plain(&names.collect::<Vec<_>>().join(","))
         }
     };
     format!("{integrity}/{readers}")
@@ -287,16 +289,19 @@ mod tests {
         let mut web = process(3, 6, "steer\x1b[2J");
         web.spawn.label = Label::of(Sources::WEB);
         web.stopped = true;
+        let mut near = process(4, 0, "four");
+        near.spawn.label = Label::of(Sources::MODEL).for_reader("");
         let mut over = process(2, 8, "two");
         over.exit = Some(Exit::Done);
-        view.look(vec![process(1, 30, "one"), over, web], 2.0);
+        view.look(vec![process(1, 30, "one"), over, web, near], 2.0);
         assert_eq!(
             text(&view),
             [
-                "2 alive   15.0 tokens/s",
+                "3 alive   15.0 tokens/s",
                 "   PID PARENT STATE     CLASS        PROMPT  CACHED WRITTEN TOKENS/S  MODEL            LABEL                TITLE",
                 "     1        ready     agent             9       4      30     10.0  small            user/ann             one",
                 "     3      1 stopped   agent             9       4       6      3.0  small            untrusted/public     steer\\u{1b}[2J",
+                "     4      1 ready     agent             9       4       0      0.0  small            tool/local           four",
             ]
         );
     }

@@ -15,7 +15,7 @@ struct System {
     child: Child,
     address: String,
     /// Kept open, so that the system can write to it.
-    _stderr: BufReader<ChildStderr>,
+    stderr: BufReader<ChildStderr>,
 }
 
 impl System {
@@ -23,16 +23,16 @@ impl System {
     fn start(folder: &Path, flags: &str) -> System {
         let arguments = format!("serve model.gguf --port 0 --threads 1 {flags}");
         let mut child = yushan(folder, &arguments).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut system = System { child, address: String::new(), stderr };
         let mut said = String::new();
-        while stderr.read_line(&mut said).unwrap() > 0 {
+        while system.address.is_empty() {
+            let read = system.stderr.read_line(&mut said).unwrap();
+            assert!(read > 0, "the system did not start: {said}");
             let address = said.lines().last().and_then(|line| line.strip_prefix("Ollama"));
-            if let Some(address) = address {
-                let address = address.trim().to_string();
-                return System { child, address, _stderr: stderr };
-            }
+            system.address = address.unwrap_or("").trim().to_string();
         }
-        panic!("the system did not start: {said}");
+        system
     }
 
     /// Status and body of an answer.
