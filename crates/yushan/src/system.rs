@@ -16,7 +16,7 @@ use crate::serve::PORT;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the system is, and who asks.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Where {
     /// The system's address [default: http://127.0.0.1:3952]
     #[arg(long, value_name = "URL", env = "YUSHAN_SERVER")]

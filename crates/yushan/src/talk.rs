@@ -2,14 +2,14 @@
 //!
 //! The key decision: it is a client like any other and knows the system only through
 //! `/v1/chat/completions`. What the lines do is in `branches.rs`; here they are read, sent and written.
-//! A thread reads the reply, so that Ctrl-C ends it even while nothing comes.
+//! A thread waits for the reply, so that Ctrl-C ends it even while nothing comes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::branches::{Act, Attachment, Branches, Figures};
@@ -99,13 +99,12 @@ impl Chat {
     fn answer(&self, branches: &mut Branches, interrupt: &Interrupt) -> Result<()> {
         interrupt.take();
         let mut reply = Reply::default();
-        let request = branches.request();
-        let sent = Instant::now();
-        let body = self.at.send("/v1/chat/completions", Some(&request), None);
-        let done = body.and_then(|body| {
-            let pieces = pieces(body.into_reader());
-            reply.write(&pieces, sent, interrupt, &mut std::io::stdout())
+        let (at, request) = (self.at.clone(), branches.request());
+        let pieces = pieces(move || {
+            let body = at.send("/v1/chat/completions", Some(&request), None)?;
+            Ok(body.into_reader())
         });
+        let done = reply.write(&pieces, interrupt, &mut std::io::stdout());
         if !reply.text.is_empty() {
             say("")?; // ends the line
         }
@@ -135,11 +134,11 @@ impl Reply {
     /// Writes the pieces until the last, or until Ctrl-C.
     fn write(
         &mut self,
-        pieces: &Receiver<std::io::Result<String>>,
-        sent: Instant,
+        pieces: &Receiver<Result<String>>,
         interrupt: &Interrupt,
         out: &mut dyn Write,
     ) -> Result<()> {
+        let sent = Instant::now();
         let mut first = None;
         loop {
             if interrupt.take() {
@@ -156,7 +155,7 @@ impl Reply {
                         out.write_all(visible(&piece).as_bytes()).and_then(|()| out.flush())?;
                     }
                 }
-                Ok(Err(error)) => bail!("the reply broke off: {error}"),
+                Ok(Err(error)) => return Err(error),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the reply broke off before its end"),
             }
@@ -198,16 +197,23 @@ impl Reply {
 
 /// The data of server-sent events, one a line. The thread ends with the reply, or at the first line
 /// after nobody listens any more; that closes the connection, and the system ends the process.
-fn pieces(body: impl Read + Send + 'static) -> Receiver<std::io::Result<String>> {
+fn pieces<R: Read>(open: impl FnOnce() -> Result<R> + Send + 'static) -> Receiver<Result<String>> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
+        let body = match open() {
+            Ok(body) => body,
+            Err(error) => {
+                let _ = send.send(Err(error)); // perhaps nobody listens any more
+                return;
+            }
+        };
         for line in BufReader::new(body).lines() {
-            let piece = match line {
-                Ok(line) => line.strip_prefix("data:").map(|data| Ok(data.trim().to_string())),
-                Err(error) => Some(Err(error)),
-            };
             // Comments keep the connection alive; they too ask whether anybody listens.
-            if send.send(piece.unwrap_or_else(|| Ok(String::new()))).is_err() {
+            let piece = match line {
+                Ok(line) => Ok(line.strip_prefix("data:").unwrap_or("").trim().to_string()),
+                Err(error) => Err(anyhow!("the reply broke off: {error}")),
+            };
+            if send.send(piece).is_err() {
                 return;
             }
         }
@@ -217,15 +223,14 @@ fn pieces(body: impl Read + Send + 'static) -> Receiver<std::io::Result<String>>
 
 /// A file of UTF-8 text that has no more bytes than that.
 fn text_of(path: &Path, most: u64) -> Result<String> {
-    let failed = |why: &dyn std::fmt::Display| anyhow::anyhow!("{}: {why}", path.display());
+    let failed = |why: &dyn std::fmt::Display| anyhow!("{}: {why}", path.display());
     let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > most {
         return Err(failed(&format!("more than {} KiB: give a part of it", most >> 10)));
     }
-    String::from_utf8(bytes)
-        .map_err(|_| failed(&"no UTF-8 text: only text files can go before a message"))
+    String::from_utf8(bytes).map_err(|_| failed(&"no UTF-8 text: expected a text file"))
 }
 
 #[cfg(test)]
@@ -247,7 +252,7 @@ mod tests {
         let read = |lines: &[&str]| {
             let body = std::io::Cursor::new(lines.join("\n\n"));
             let (mut reply, mut out) = (Reply::default(), Vec::new());
-            let done = reply.write(&pieces(body), Instant::now(), &interrupt, &mut out);
+            let done = reply.write(&pieces(move || Ok(body)), &interrupt, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), visible(&reply.text));
             (reply, done.map_err(|error| error.to_string()))
         };
