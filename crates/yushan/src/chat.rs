@@ -5,6 +5,7 @@
 //! the window is full, that is said.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use rustyline::error::ReadlineError;
@@ -28,15 +29,10 @@ Ctrl-C        stops a reply";
 
 /// Asks and answers until the person leaves.
 pub(crate) fn talk(speaker: &mut Speaker<'_>, interrupt: &Interrupt) -> Result<()> {
-    let mut editor =
-        Editor::<(), FileHistory>::with_config(Config::builder().auto_add_history(true).build())?;
-    let history = hub::home().map(|home| home.join("history"));
-    if let Ok(path) = &history {
-        let _ = editor.load_history(path); // the first time there is none
-    }
+    let mut lines = Lines::open()?;
     let mut messages: Vec<Message> =
         speaker.system().map(|text| Message::new("system", text)).into_iter().collect();
-    while let Some(text) = read(&mut editor)? {
+    while let Some(text) = lines.read()? {
         match text.split_once(char::is_whitespace).unwrap_or((text.as_str(), "")) {
             ("", _) => {}
             ("/bye", _) => break,
@@ -64,38 +60,61 @@ pub(crate) fn talk(speaker: &mut Speaker<'_>, interrupt: &Interrupt) -> Result<(
             }
         }
     }
-    if let Ok(path) = &history {
-        let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        if let Err(error) = saved.map_err(Into::into).and_then(|()| editor.save_history(path)) {
-            eprintln!("warning: the history was not saved: {}: {error}", path.display());
-        }
-    }
+    lines.save();
     Ok(())
 }
 
-/// A line for the person. An error when nobody reads any more.
-fn say(text: &str) -> Result<()> {
-    Ok(writeln!(std::io::stdout(), "{text}")?)
+/// What the person types, with the history of it below the data home.
+pub(crate) struct Lines {
+    editor: Editor<(), FileHistory>,
+    history: Option<PathBuf>,
 }
 
-/// One message, perhaps of several lines; `None` when the person leaves.
-fn read(editor: &mut Editor<(), FileHistory>) -> Result<Option<String>> {
-    let mut text = String::new();
-    let mut open = false;
-    loop {
-        match editor.readline(if open { "... " } else { ">>> " }) {
-            Err(ReadlineError::Eof) => return Ok(None),
-            Err(ReadlineError::Interrupted) if open => return Ok(Some(String::new())),
-            Err(ReadlineError::Interrupted) => say("Ctrl-D or /bye leaves.")?,
-            Err(error) => return Err(error.into()),
-            Ok(line) => {
-                open = take_line(&mut text, &line, open);
-                if !open {
-                    return Ok(Some(text.trim().to_string()));
+impl Lines {
+    pub(crate) fn open() -> Result<Lines> {
+        let config = Config::builder().auto_add_history(true).build();
+        let mut editor = Editor::<(), FileHistory>::with_config(config)?;
+        let history = hub::home().map(|home| home.join("history")).ok();
+        if let Some(path) = &history {
+            let _ = editor.load_history(path); // the first time there is none
+        }
+        Ok(Lines { editor, history })
+    }
+
+    /// One message, perhaps of several lines; `None` when the person leaves.
+    pub(crate) fn read(&mut self) -> Result<Option<String>> {
+        let mut text = String::new();
+        let mut open = false;
+        loop {
+            match self.editor.readline(if open { "... " } else { ">>> " }) {
+                Err(ReadlineError::Eof) => return Ok(None),
+                Err(ReadlineError::Interrupted) if open => return Ok(Some(String::new())),
+                Err(ReadlineError::Interrupted) => say("Ctrl-D or /bye leaves.")?,
+                Err(error) => return Err(error.into()),
+                Ok(line) => {
+                    open = take_line(&mut text, &line, open);
+                    if !open {
+                        return Ok(Some(text.trim().to_string()));
+                    }
                 }
             }
         }
     }
+
+    /// Keeps the history. It is no error when that fails: the conversation is over.
+    pub(crate) fn save(&mut self) {
+        let Some(path) = &self.history else { return };
+        let saved = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        if let Err(error) = saved.map_err(Into::into).and_then(|()| self.editor.save_history(path))
+        {
+            eprintln!("warning: the history was not saved: {}: {error}", path.display());
+        }
+    }
+}
+
+/// A line for the person. An error when nobody reads any more.
+pub(crate) fn say(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
 }
 
 /// Adds a line to a message; says whether more lines follow.

@@ -86,7 +86,7 @@ impl Inspect {
 }
 
 /// The text without what a terminal would obey: a file from outside may hold escape sequences.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

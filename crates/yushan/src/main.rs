@@ -7,6 +7,7 @@
 
 mod accounts;
 mod bench;
+mod branches;
 mod chat;
 mod convert;
 mod exit;
@@ -25,6 +26,8 @@ mod run;
 mod score;
 mod serve;
 mod system;
+mod talk;
+mod top;
 mod wire;
 
 use std::sync::LazyLock;
@@ -66,6 +69,8 @@ enum Command {
     Rm(models::Rm),
     Serve(serve::Serve),
     Keys(accounts::KeysCommand),
+    Chat(talk::Chat),
+    Top(top::Top),
     Ps(system::Ps),
     Kill(system::Kill),
     Nice(system::Nice),
@@ -86,6 +91,8 @@ fn main() -> std::process::ExitCode {
         Command::Rm(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Keys(command) => command.run(),
+        Command::Chat(command) => command.run(),
+        Command::Top(command) => command.run(),
         Command::Ps(command) => command.run(),
         Command::Kill(command) => command.run(),
         Command::Nice(command) => command.run(),

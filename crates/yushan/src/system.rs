@@ -1,6 +1,7 @@
 //! `ps`, `kill`, `nice`, `stop`, `cont`: the process table of a running system, as on Unix.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -8,15 +9,19 @@ use yushan_abi::Class;
 use yushan_kernel::{Process, State};
 
 use crate::exit::BadFile;
+use crate::inspect::visible;
 use crate::serve::PORT;
 
+/// How long the system may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Where the system is, and who asks.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Where {
     /// The system's address [default: http://127.0.0.1:3952]
     #[arg(long, value_name = "URL", env = "YUSHAN_SERVER")]
     server: Option<String>,
-    /// A key with the scope `manage`
+    /// A key: `chat` needs one with the scopes `look` and `use`, the other commands `manage`
     #[arg(long, value_name = "KEY", env = "YUSHAN_KEY", hide_env_values = true)]
     key: Option<String>,
 }
@@ -89,11 +94,27 @@ enum ClassName {
 }
 
 impl Where {
-    fn ask(&self, path: &str, order: Option<Value>) -> Result<Value> {
-        let base = self.server.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
-        let url = format!("{}{path}", base.trim_end_matches('/'));
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    /// An answer as JSON.
+    pub(crate) fn ask(&self, path: &str, order: Option<&Value>) -> Result<Value> {
+        let text = self.send(path, order, Some(PATIENCE))?.read_to_string();
+        let text = text.map_err(|error| self.silent(&error))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no Yushan system", self.base()))
+    }
+
+    /// An answer that is still coming; `patience` is for all of it. A refusal is an error with the
+    /// server's words.
+    pub(crate) fn send(
+        &self,
+        path: &str,
+        order: Option<&Value>,
+        patience: Option<Duration>,
+    ) -> Result<ureq::Body> {
+        let url = format!("{}{path}", self.base());
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(patience)
+            .build()
+            .into();
         let key = self.key.as_ref().map(|key| format!("Bearer {key}"));
         let answer = match order {
             None => {
@@ -107,26 +128,43 @@ impl Where {
                 request.send(order.to_string())
             }
         };
-        let mut answer = answer.map_err(|error| {
-            BadFile(format!("{base} does not answer ({error}): start the system with yushan serve"))
-        })?;
-        let body: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)
-            .with_context(|| format!("{base} is no Yushan system"))?;
+        let mut answer = answer.map_err(|error| self.silent(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let text = answer.body_mut().read_to_string().unwrap_or_default();
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
         match body["error"]["message"].as_str() {
             Some(message) => bail!("{message}"),
-            None => Ok(body),
+            None => bail!("{} is no Yushan system: it says {}", self.base(), answer.status()),
         }
     }
 
-    fn order(&self, pid: u64, order: Value) -> Result<()> {
-        self.ask(&format!("/v1/processes/{pid}"), Some(order)).map(|_| ())
+    fn base(&self) -> String {
+        let base = self.server.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+        base.trim_end_matches('/').to_string()
+    }
+
+    fn silent(&self, error: &ureq::Error) -> BadFile {
+        let base = self.base();
+        BadFile(format!("{base} does not answer ({error}): start the system with yushan serve"))
+    }
+
+    /// The process table.
+    pub(crate) fn processes(&self) -> Result<Vec<Process>> {
+        let mut answer = self.ask("/v1/processes", None)?;
+        serde_json::from_value(answer["data"].take())
+            .with_context(|| format!("{} is no Yushan system", self.base()))
+    }
+
+    pub(crate) fn order(&self, pid: u64, order: Value) -> Result<()> {
+        self.ask(&format!("/v1/processes/{pid}"), Some(&order)).map(|_| ())
     }
 }
 
 impl Ps {
     pub(crate) fn run(self) -> Result<()> {
-        let mut answer = self.at.ask("/v1/processes", None)?;
-        let mut processes: Vec<Process> = serde_json::from_value(answer["data"].take())?;
+        let mut processes = self.at.processes()?;
         processes.retain(|process| self.all || process.exit.is_none());
         let mut out = std::io::stdout();
         if self.json {
@@ -154,11 +192,7 @@ fn table(processes: &[Process]) -> String {
     );
     for process in processes {
         let parent = process.spawn.parent.map_or_else(String::new, |parent| parent.to_string());
-        let class = match process.spawn.class {
-            Class::Interactive => "interactive",
-            Class::Agent => "agent",
-            Class::Batch => "batch",
-        };
+        let class = class(process);
         let counts = process.counts;
         out += &format!(
             "{:>6} {parent:>6} {:<10} {class:<11} {:>7} {:>7} {:>7} {:>8}  {:<16} {}\n",
@@ -168,14 +202,27 @@ fn table(processes: &[Process]) -> String {
             counts.cached,
             counts.generated,
             speed(process),
-            process.spawn.model,
-            process.spawn.title,
+            plain(&process.spawn.model),
+            plain(&process.spawn.title),
         );
     }
     out
 }
 
-fn state(process: &Process) -> &'static str {
+/// What comes from outside, on one line and without what a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    visible(text).replace(['\n', '\t'], " ")
+}
+
+pub(crate) fn class(process: &Process) -> &'static str {
+    match process.spawn.class {
+        Class::Interactive => "interactive",
+        Class::Agent => "agent",
+        Class::Batch => "batch",
+    }
+}
+
+pub(crate) fn state(process: &Process) -> &'static str {
     match process.state {
         _ if process.exit.is_some() => "exited",
         _ if process.stopped => "stopped",

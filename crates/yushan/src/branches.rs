@@ -1,0 +1,439 @@
+//! A conversation with branches, as data: what each line that a person types does to it.
+//!
+//! The key decision: nothing here reads, writes or waits. A line becomes an [`Act`], whoever holds the
+//! terminal does it and tells the outcome, so that every command can be tested with data. A branch is the
+//! whole list of its messages: what two of them share, the model's cache shares too.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::system::plain;
+
+pub(crate) const HELP: &str = "\
+/help          this list
+/fork          go on in a copy of this conversation; the first stays as it is
+/branches      list the conversations
+/branch N      go back to one of them
+/undo          take the last exchange away
+/clear         forget this conversation
+/system TEXT   speak to the model under this instruction; without TEXT under none
+/model NAME    speak to another model; without NAME list them
+/attach PATH   put a text file before the next message
+/save FILE     write the conversation as JSON, in the form of OpenAI's messages
+/load FILE     read such a file as a further conversation
+/stats         speeds and counts of the last reply
+/bye           leave (so does Ctrl-D)
+\"\"\"            begins and ends a message of several lines
+Ctrl-C         stops a reply";
+
+/// Letters of a message that the list of branches shows.
+const SHOWN: usize = 40;
+
+/// What somebody said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Said {
+    role: String,
+    content: String,
+}
+
+/// A file that goes before the next message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// What is known of the last reply.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    /// Tokens of the prompt, those of them from the cache, and those of the reply. They come with its
+    /// end: a reply that was stopped has none.
+    pub(crate) counts: Option<(u64, u64, u64)>,
+    /// Seconds until the first piece, and those from it to the end.
+    pub(crate) times: (f64, f64),
+    /// Why it ended.
+    pub(crate) end: String,
+}
+
+/// What a line asks of whoever holds the terminal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Show this.
+    Say(String),
+    /// Ask the model; then tell `replied` or `failed`.
+    Ask,
+    /// Read this file; then tell `attach`.
+    Attach(PathBuf),
+    /// Write `saved` to this file.
+    Save(PathBuf),
+    /// Read this file; then tell `load`.
+    Load(PathBuf),
+    /// There is nothing to do.
+    Nothing,
+    /// The person leaves.
+    Leave,
+}
+
+/// The conversations of a session.
+pub(crate) struct Branches {
+    all: Vec<Vec<Said>>,
+    /// Which is spoken in.
+    at: usize,
+    /// Those that the server has.
+    models: Vec<String>,
+    /// Which is spoken to.
+    model: String,
+    attached: Vec<Attachment>,
+    last: Option<Figures>,
+}
+
+impl Branches {
+    /// One, and nothing said yet.
+    pub(crate) fn new(models: Vec<String>, model: String) -> Branches {
+        Branches { all: vec![Vec::new()], at: 0, models, model, attached: Vec::new(), last: None }
+    }
+
+    /// What is asked of the server.
+    pub(crate) fn request(&self) -> Value {
+        json!({
+            "model": self.model,
+            "messages": self.all[self.at],
+            "stream": true,
+            "stream_options": { "include_usage": true },
+        })
+    }
+
+    /// What `/save` writes: a request, so that it can be sent anywhere.
+    pub(crate) fn saved(&self) -> Value {
+        json!({ "model": self.model, "messages": self.all[self.at] })
+    }
+
+    /// A line, or a message of several.
+    pub(crate) fn take(&mut self, text: String) -> Act {
+        let (command, rest) = text.split_once(char::is_whitespace).unwrap_or((&text, ""));
+        let rest = rest.trim();
+        match (command, rest) {
+            ("", _) => Act::Nothing,
+            ("/bye", _) => Act::Leave,
+            ("/help" | "/?", _) => Act::Say(HELP.into()),
+            ("/fork", _) => self.fork(),
+            ("/branches", _) => Act::Say(self.list()),
+            ("/branch", number) => self.switch(number),
+            ("/undo", _) => self.undo(),
+            ("/clear", _) => {
+                self.here().retain(|said| said.role == "system");
+                self.attached.clear();
+                Act::Nothing
+            }
+            ("/system", text) => {
+                self.instruct(text.to_string());
+                Act::Nothing
+            }
+            ("/model", name) => self.choose(name.to_string()),
+            ("/stats", _) => Act::Say(self.last.as_ref().map_or("no reply yet".into(), stats)),
+            ("/attach" | "/save" | "/load", "") => {
+                Act::Say(format!("{command} needs a file: {command} PATH"))
+            }
+            ("/attach", path) => Act::Attach(path.into()),
+            ("/save", path) => Act::Save(path.into()),
+            ("/load", path) => Act::Load(path.into()),
+            _ if command.starts_with('/') && !command[1..].contains('/') => {
+                Act::Say(format!("There is no command {command}; /help lists them."))
+            }
+            _ => {
+                let content = self.attached.iter().map(quoted).collect::<String>() + &text;
+                self.here().push(Said { role: "user".into(), content });
+                Act::Ask
+            }
+        }
+    }
+
+    /// The model has answered; perhaps it was stopped.
+    pub(crate) fn replied(&mut self, text: String, figures: Figures) {
+        self.here().push(Said { role: "assistant".into(), content: text });
+        self.attached.clear();
+        self.last = Some(figures);
+    }
+
+    /// There is no answer: the conversation stays as it was, and so do the attachments.
+    pub(crate) fn failed(&mut self) {
+        self.here().pop();
+    }
+
+    /// A file for the next message.
+    pub(crate) fn attach(&mut self, file: Attachment) -> String {
+        let said =
+            format!("{:?}, {} bytes, goes before the next message.", file.name, file.text.len());
+        self.attached.push(file);
+        said
+    }
+
+    /// A further conversation, from what `/save` or another program wrote.
+    pub(crate) fn load(&mut self, text: &str) -> Result<String, String> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum File {
+            Messages(Vec<Said>),
+            Request { messages: Vec<Said> },
+        }
+        let expected = "expected {\"messages\": [{\"role\": …, \"content\": \"…\"}, …]}";
+        let messages = match serde_json::from_str(text) {
+            Ok(File::Messages(messages) | File::Request { messages }) => messages,
+            Err(error) => return Err(format!("no conversation ({error}): {expected}")),
+        };
+        let known = ["system", "user", "assistant"];
+        if let Some(said) = messages.iter().find(|said| !known.contains(&said.role.as_str())) {
+            return Err(format!(
+                "a message of the role {:?}: a conversation here has the roles {}",
+                said.role,
+                known.join(", ")
+            ));
+        }
+        let count = messages.len();
+        self.all.push(messages);
+        self.at = self.all.len() - 1;
+        Ok(format!("This is branch {}: {}.", self.all.len(), messages_of(count)))
+    }
+
+    fn here(&mut self) -> &mut Vec<Said> {
+        &mut self.all[self.at]
+    }
+
+    fn fork(&mut self) -> Act {
+        self.all.push(self.all[self.at].clone());
+        let from = self.at + 1;
+        self.at = self.all.len() - 1;
+        Act::Say(format!("This is branch {}; /branch {from} goes back.", self.all.len()))
+    }
+
+    fn list(&self) -> String {
+        let line = |(i, branch): (usize, &Vec<Said>)| {
+            let mark = if i == self.at { '*' } else { ' ' };
+            let last = branch.last().map_or("", |said| &said.content);
+            let shown: String = last.chars().take(SHOWN).collect();
+            let more = if shown.len() < last.len() { "…" } else { "" };
+            let shown = plain(&shown) + more;
+            format!("{mark} {:>2}  {:<12}  {shown}", i + 1, messages_of(branch.len()))
+                .trim_end()
+                .into()
+        };
+        self.all.iter().enumerate().map(line).collect::<Vec<String>>().join("\n")
+    }
+
+    fn switch(&mut self, number: &str) -> Act {
+        match number.parse() {
+            Ok(number) if (1..=self.all.len()).contains(&number) => {
+                self.at = number - 1;
+                Act::Say(format!(
+                    "This is branch {number}: {}.",
+                    messages_of(self.all[self.at].len())
+                ))
+            }
+            _ => Act::Say(format!("/branch needs a number from 1 to {}.", self.all.len())),
+        }
+    }
+
+    fn undo(&mut self) -> Act {
+        let here = self.here();
+        match here.iter().rposition(|said| said.role == "user") {
+            Some(at) => {
+                here.truncate(at);
+                Act::Say(format!("The last exchange is away: {}.", messages_of(at)))
+            }
+            None => Act::Say("Nothing was said yet.".into()),
+        }
+    }
+
+    fn instruct(&mut self, text: String) {
+        let here = self.here();
+        here.retain(|said| said.role != "system");
+        if !text.is_empty() {
+            here.insert(0, Said { role: "system".into(), content: text });
+        }
+    }
+
+    fn choose(&mut self, name: String) -> Act {
+        if self.models.contains(&name) {
+            self.model = name;
+            return Act::Nothing;
+        }
+        let line =
+            |name: &String| format!("{} {name}", if *name == self.model { '*' } else { ' ' });
+        let list = self.models.iter().map(line).collect::<Vec<_>>().join("\n");
+        match name.as_str() {
+            "" => Act::Say(list),
+            _ => Act::Say(format!("There is no model {name:?}; there are\n{list}")),
+        }
+    }
+}
+
+fn messages_of(count: usize) -> String {
+    if count == 1 { "1 message".into() } else { format!("{count} messages") }
+}
+
+/// A file as the model reads it, in a fence that is longer than any in it.
+fn quoted(file: &Attachment) -> String {
+    let longest = file.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    let newline = if file.text.ends_with('\n') { "" } else { "\n" };
+    format!("File {:?}:\n{fence}\n{}{newline}{fence}\n\n", file.name, file.text)
+}
+
+fn stats(figures: &Figures) -> String {
+    let (first, rest) = figures.times;
+    let (prompt, reply) = match figures.counts {
+        Some((prompt, cached, written)) => {
+            // The first token comes with the prompt.
+            let speed = written.saturating_sub(1) as f64 / rest.max(1e-3);
+            (
+                format!("{prompt} tokens, {cached} of them cached, "),
+                format!("{written} tokens, {speed:.1} tokens/s, "),
+            )
+        }
+        None => Default::default(),
+    };
+    format!(
+        "prompt       {prompt}{first:.3} s to the first piece\n\
+         reply        {reply}{rest:.3} s\n\
+         end          {}",
+        figures.end
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn branches() -> Branches {
+        Branches::new(vec!["small".into(), "large".into()], "small".into())
+    }
+
+    /// Types the lines; a message is answered with its own text in capitals. What is said back.
+    fn typed(branches: &mut Branches, lines: &[&str]) -> Vec<String> {
+        let mut said = Vec::new();
+        for line in lines {
+            match branches.take(line.to_string()) {
+                Act::Say(text) => said.push(text),
+                Act::Ask => branches.replied(line.to_uppercase(), Figures::default()),
+                Act::Nothing => {}
+                act => said.push(format!("{act:?}")),
+            }
+        }
+        said
+    }
+
+    fn roles(branches: &Branches) -> String {
+        let said = branches.all[branches.at]
+            .iter()
+            .map(|said| format!("{}:{}", &said.role[..1], said.content));
+        said.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn lines_change_the_conversation() {
+        for (lines, expected) in [
+            (&["hi"][..], "u:hi a:HI"),
+            (&["", "   ", "/help"], ""),
+            (&["hi", "/undo"], ""),
+            (&["hi", "ho", "/undo"], "u:hi a:HI"),
+            (&["/undo"], ""),
+            (&["hi", "/clear"], ""),
+            (&["/system be brief", "hi"], "s:be brief u:hi a:HI"),
+            (&["/system a", "hi", "/system b"], "s:b u:hi a:HI"),
+            (&["/system a", "/system", "hi"], "u:hi a:HI"),
+            (&["/system a", "hi", "/clear"], "s:a"),
+            (&["hi", "/fork", "ho"], "u:hi a:HI u:ho a:HO"),
+            (&["hi", "/fork", "ho", "/branch 1", "he"], "u:hi a:HI u:he a:HE"),
+            (&["hi", "/fork", "ho", "/branch 3"], "u:hi a:HI u:ho a:HO"),
+            (&["/usr/bin is a path"], "u:/usr/bin is a path a:/USR/BIN IS A PATH"),
+        ] {
+            let mut branches = branches();
+            typed(&mut branches, lines);
+            assert_eq!(roles(&branches), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn lines_are_answered() {
+        for (lines, expected) in [
+            (&["/fly"][..], "There is no command /fly; /help lists them."),
+            (&["/fork"], "This is branch 2; /branch 1 goes back."),
+            (&["/branch"], "/branch needs a number from 1 to 1."),
+            (&["/branch 0"], "/branch needs a number from 1 to 1."),
+            (
+                &["hi\nthere", "/fork", "/undo", "/branches"],
+                "   1  2 messages    HI THERE\n*  2  0 messages",
+            ),
+            (&["/model"], "* small\n  large"),
+            (&["/model large", "/model"], "  small\n* large"),
+            (&["/model no"], "There is no model \"no\"; there are\n* small\n  large"),
+            (&["/stats"], "no reply yet"),
+            (&["/save"], "/save needs a file: /save PATH"),
+            (&["/save a b.json"], "Save(\"a b.json\")"),
+            (&["/load a.json"], "Load(\"a.json\")"),
+            (&["/attach a.txt"], "Attach(\"a.txt\")"),
+            (&["/bye"], "Leave"),
+        ] {
+            let mut branches = branches();
+            assert_eq!(typed(&mut branches, lines).last().unwrap(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn attachments_wait_for_an_answer() {
+        let mut branches = branches();
+        branches.attach(Attachment { name: "a.md".into(), text: "```\nx\n```".into() });
+        assert_eq!(branches.take("what?".into()), Act::Ask);
+        let expected = "u:File \"a.md\":\n````\n```\nx\n```\n````\n\nwhat?";
+        assert_eq!(roles(&branches), expected);
+        branches.failed();
+        assert_eq!(roles(&branches), "");
+        typed(&mut branches, &["what?", "and?"]);
+        assert_eq!(roles(&branches), format!("{expected} a:WHAT? u:and? a:AND?"));
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let mut branches = branches();
+        typed(&mut branches, &["/system be brief", "hi"]);
+        let (saved, before) = (branches.saved(), roles(&branches));
+        assert_eq!(saved["model"], "small");
+        typed(&mut branches, &["ho"]);
+        assert_eq!(branches.load(&saved.to_string()).unwrap(), "This is branch 2: 3 messages.");
+        assert_eq!(roles(&branches), before);
+        branches.load(&saved["messages"].to_string()).unwrap();
+        assert_eq!((roles(&branches), branches.at), (before, 2));
+        for (text, part) in [
+            ("", "no conversation"),
+            ("{}", "expected {\"messages\""),
+            ("[{\"role\": \"user\", \"content\": [1]}]", "no conversation"),
+            ("[{\"role\": \"tool\", \"content\": \"a\"}]", "the role \"tool\""),
+        ] {
+            assert!(branches.load(text).unwrap_err().contains(part), "{text}");
+        }
+        assert_eq!(branches.all.len(), 3, "what cannot be read changes nothing");
+    }
+
+    #[test]
+    fn figures_become_lines() {
+        for (counts, expected) in [
+            (
+                Some((9, 4, 11)),
+                "prompt       9 tokens, 4 of them cached, 0.500 s to the first piece\n\
+                 reply        11 tokens, 5.0 tokens/s, 2.000 s\n\
+                 end          stop",
+            ),
+            (
+                None,
+                "prompt       0.500 s to the first piece\n\
+                 reply        2.000 s\n\
+                 end          stop",
+            ),
+        ] {
+            let figures = Figures { counts, times: (0.5, 2.0), end: "stop".into() };
+            assert_eq!(stats(&figures), expected);
+        }
+    }
+}

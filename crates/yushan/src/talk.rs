@@ -1,0 +1,290 @@
+//! `chat`: a conversation with a running system.
+//!
+//! The key decision: it is a client like any other and knows the system only through
+//! `/v1/chat/completions`. What the lines do is in `branches.rs`; here they are read, sent and written.
+//! A thread waits for the reply, so that Ctrl-C ends it even while nothing comes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use serde_json::Value;
+
+use crate::branches::{Act, Attachment, Branches, Figures};
+use crate::chat::{Lines, say};
+use crate::exit::{self, BadFile, BadUsage};
+use crate::inspect::visible;
+use crate::interrupt::Interrupt;
+use crate::system::Where;
+
+/// Most bytes of a file that goes before a message: about as much as a large context holds.
+const ATTACHED: u64 = 1 << 20;
+/// Most bytes of a file that `/load` reads.
+const LOADED: u64 = 64 << 20;
+/// The end of a reply that Ctrl-C stopped.
+const INTERRUPTED: &str = "interrupted";
+/// How often Ctrl-C is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Talk to a running system
+#[derive(clap::Args)]
+pub(crate) struct Chat {
+    /// The model [default: the first that the system lists]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    #[command(flatten)]
+    at: Where,
+}
+
+impl Chat {
+    pub(crate) fn run(self) -> Result<()> {
+        let list = self.at.ask("/v1/models", None)?;
+        let names = list["data"].as_array().into_iter().flatten();
+        let models: Vec<String> =
+            names.filter_map(|model| model["id"].as_str().map(str::to_string)).collect();
+        let model = match &self.model {
+            Some(name) if models.contains(name) => name.clone(),
+            Some(name) => {
+                let why = format!("no model {name:?}; the system has {}", models.join(", "));
+                return Err(BadUsage(why).into());
+            }
+            None => match models.first() {
+                Some(name) => name.clone(),
+                None => return Err(BadFile("the system has no model".into()).into()),
+            },
+        };
+        let mut branches = Branches::new(models, model);
+        let interrupt = Interrupt::catch()?;
+        let mut lines = Lines::open()?;
+        while let Some(text) = lines.read()? {
+            let act = branches.take(text);
+            if act == Act::Leave {
+                break;
+            }
+            if let Err(error) = self.perform(act, &mut branches, &interrupt) {
+                say(&visible(&format!("error: {}", exit::line(&error))))?;
+            }
+        }
+        lines.save();
+        Ok(())
+    }
+
+    fn perform(&self, act: Act, branches: &mut Branches, interrupt: &Interrupt) -> Result<()> {
+        match act {
+            Act::Say(text) => say(&text),
+            Act::Ask => self.answer(branches, interrupt),
+            Act::Attach(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str());
+                let name = name.to_string_lossy().into_owned();
+                let text = text_of(&path, ATTACHED)?;
+                say(&branches.attach(Attachment { name, text }))
+            }
+            Act::Save(path) => {
+                let text = format!("{:#}\n", branches.saved());
+                match std::fs::write(&path, text) {
+                    Ok(()) => say(&format!("Saved to {}.", path.display())),
+                    Err(error) => bail!("{}: {error}", path.display()),
+                }
+            }
+            Act::Load(path) => match branches.load(&text_of(&path, LOADED)?) {
+                Ok(said) => say(&said),
+                Err(why) => bail!("{}: {why}", path.display()),
+            },
+            Act::Nothing | Act::Leave => Ok(()),
+        }
+    }
+
+    fn answer(&self, branches: &mut Branches, interrupt: &Interrupt) -> Result<()> {
+        interrupt.take();
+        let mut reply = Reply::default();
+        let (at, request) = (self.at.clone(), branches.request());
+        let pieces = pieces(move || {
+            let body = at.send("/v1/chat/completions", Some(&request), None)?;
+            Ok(body.into_reader())
+        });
+        let done = reply.write(&pieces, interrupt, &mut std::io::stdout());
+        if !reply.text.is_empty() {
+            say("")?; // ends the line
+        }
+        match done {
+            Ok(()) if reply.text.is_empty() && reply.figures.end == INTERRUPTED => {
+                branches.failed();
+                return say("Stopped before a word came: the message is taken back.");
+            }
+            Ok(()) => branches.replied(reply.text, reply.figures),
+            Err(error) => {
+                branches.failed();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A reply as it comes.
+#[derive(Default)]
+struct Reply {
+    text: String,
+    figures: Figures,
+}
+
+impl Reply {
+    /// Writes the pieces until the last, or until Ctrl-C.
+    fn write(
+        &mut self,
+        pieces: &Receiver<Result<String>>,
+        interrupt: &Interrupt,
+        out: &mut dyn Write,
+    ) -> Result<()> {
+        let sent = Instant::now();
+        let mut first = None;
+        loop {
+            if interrupt.take() {
+                self.figures.end = INTERRUPTED.into();
+                break;
+            }
+            match pieces.recv_timeout(LOOK) {
+                Ok(Ok(data)) if data == "[DONE]" => break,
+                Ok(Ok(data)) if data.is_empty() => {}
+                Ok(Ok(data)) => {
+                    let piece = self.add(&data)?;
+                    if !piece.is_empty() {
+                        first.get_or_insert_with(|| sent.elapsed());
+                        out.write_all(visible(&piece).as_bytes()).and_then(|()| out.flush())?;
+                    }
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the reply broke off before its end"),
+            }
+        }
+        let all = sent.elapsed();
+        let first = first.unwrap_or(all);
+        self.figures.times = (first.as_secs_f64(), (all - first).as_secs_f64());
+        Ok(())
+    }
+
+    /// What an event adds to the text.
+    fn add(&mut self, data: &str) -> Result<String> {
+        let Ok(event) = serde_json::from_str::<Value>(data) else {
+            bail!("the reply has a line that is not JSON: {data:?}");
+        };
+        if let Some(message) = event["error"]["message"].as_str() {
+            bail!("{message}");
+        }
+        let choice = &event["choices"][0];
+        if let Some(reason) = choice["finish_reason"].as_str() {
+            self.figures.end = match choice["finish_detail"].as_str() {
+                Some(detail) => format!("{reason}: {detail}"),
+                None => reason.to_string(),
+            };
+        }
+        let count = |value: &Value| value.as_u64().unwrap_or(0);
+        if let usage @ Value::Object(_) = &event["usage"] {
+            self.figures.counts = Some((
+                count(&usage["prompt_tokens"]),
+                count(&usage["prompt_tokens_details"]["cached_tokens"]),
+                count(&usage["completion_tokens"]),
+            ));
+        }
+        let piece = choice["delta"]["content"].as_str().unwrap_or("");
+        self.text.push_str(piece);
+        Ok(piece.to_string())
+    }
+}
+
+/// The data of server-sent events, one a line. The thread ends with the reply, or at the first line
+/// after nobody listens any more; that closes the connection, and the system ends the process.
+fn pieces<R: Read>(open: impl FnOnce() -> Result<R> + Send + 'static) -> Receiver<Result<String>> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let body = match open() {
+            Ok(body) => body,
+            Err(error) => {
+                let _ = send.send(Err(error)); // perhaps nobody listens any more
+                return;
+            }
+        };
+        for line in BufReader::new(body).lines() {
+            // Comments keep the connection alive; they too ask whether anybody listens.
+            let piece = match line {
+                Ok(line) => Ok(line.strip_prefix("data:").unwrap_or("").trim().to_string()),
+                Err(error) => Err(anyhow!("the reply broke off: {error}")),
+            };
+            if send.send(piece).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// A file of UTF-8 text that has no more bytes than that.
+fn text_of(path: &Path, most: u64) -> Result<String> {
+    let failed = |why: &dyn std::fmt::Display| anyhow!("{}: {why}", path.display());
+    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    if bytes.len() as u64 > most {
+        return Err(failed(&format!("more than {} KiB: give a part of it", most >> 10)));
+    }
+    String::from_utf8(bytes).map_err(|_| failed(&"no UTF-8 text: expected a text file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_become_a_reply() {
+        let events = [
+            r#"data: {"choices":[{"delta":{"role":"assistant","content":null},"finish_reason":null}]}"#,
+            ": still there",
+            r#"data: {"choices":[{"delta":{"content":"Good\u001b "},"finish_reason":null}]}"#,
+            r#"data:{"choices":[{"delta":{"content":"day"},"finish_reason":null}]}"#,
+            r#"data: {"choices":[{"delta":{},"finish_reason":"length"}]}"#,
+            r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}}"#,
+            "data: [DONE]",
+        ];
+        let interrupt = Interrupt::catch().unwrap();
+        let read = |lines: &[&str]| {
+            let body = std::io::Cursor::new(lines.join("\n\n"));
+            let (mut reply, mut out) = (Reply::default(), Vec::new());
+            let done = reply.write(&pieces(move || Ok(body)), &interrupt, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), visible(&reply.text));
+            (reply, done.map_err(|error| error.to_string()))
+        };
+        let (reply, done) = read(&events);
+        assert_eq!((reply.text.as_str(), done), ("Good\u{1b} day", Ok(())));
+        assert_eq!(reply.figures.counts, Some((7, 3, 2)));
+        assert_eq!(reply.figures.end, "length");
+        for (lines, part) in [
+            (&events[..3], "broke off"),
+            (&["data: {"][..], "not JSON"),
+            (&[r#"data: {"error":{"message":"the context is full"}}"#], "the context is full"),
+        ] {
+            assert!(read(lines).1.unwrap_err().contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn files_are_small_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        for (bytes, expected) in [
+            (&b"word"[..], Ok("word")),
+            (b"words", Err("more than 0 KiB")),
+            (b"\xff", Err("no UTF-8 text")),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            match (text_of(&path, 4), expected) {
+                (Ok(text), Ok(expected)) => assert_eq!(text, expected),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (result, _) => panic!("{bytes:?}: {result:?}"),
+            }
+        }
+        assert!(text_of(&folder.path().join("absent"), 4).is_err());
+    }
+}

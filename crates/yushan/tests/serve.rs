@@ -1,0 +1,266 @@
+//! The system as its clients meet it: the built binary serves a tiny model on a free port; requests
+//! and the system's commands go to it from outside.
+
+mod folder;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Output, Stdio};
+
+use folder::{finish, folder, yushan};
+use serde_json::{Value, json};
+
+/// A running system; it ends with the test.
+struct System {
+    child: Child,
+    address: String,
+    /// Kept open, so that the system can write to it.
+    stderr: BufReader<ChildStderr>,
+}
+
+impl System {
+    /// Serves `model.gguf` of this folder.
+    fn start(folder: &Path, flags: &str) -> System {
+        let arguments = format!("serve model.gguf --port 0 --threads 1 {flags}");
+        let mut child = yushan(folder, &arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut system = System { child, address: String::new(), stderr };
+        let mut said = String::new();
+        while system.address.is_empty() {
+            let read = system.stderr.read_line(&mut said).unwrap();
+            assert!(read > 0, "the system did not start: {said}");
+            let address = said.lines().last().and_then(|line| line.strip_prefix("Ollama"));
+            system.address = address.unwrap_or("").trim().to_string();
+        }
+        system
+    }
+
+    /// Status and body of an answer.
+    fn ask(&self, path: &str, body: Option<Value>, key: Option<&str>) -> (u16, Value) {
+        let mut answer = self.send(path, body, key);
+        let text = answer.body_mut().read_to_string().unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&text).unwrap())
+    }
+
+    fn send(
+        &self,
+        path: &str,
+        body: Option<Value>,
+        key: Option<&str>,
+    ) -> ureq::http::Response<ureq::Body> {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let url = format!("{}{path}", self.address);
+        let authorization = format!("Bearer {}", key.unwrap_or("none"));
+        match body {
+            None => agent.get(&url).header("authorization", &authorization).call().unwrap(),
+            Some(body) => {
+                let request = agent.post(&url).content_type("application/json");
+                request.header("authorization", &authorization).send(body.to_string()).unwrap()
+            }
+        }
+    }
+
+    /// The events of a streamed answer, as they come.
+    fn stream(&self, path: &str, body: Value) -> impl Iterator<Item = String> {
+        let answer = self.send(path, Some(body), None);
+        assert_eq!(answer.status(), 200);
+        let lines = BufReader::new(answer.into_body().into_reader()).lines();
+        lines.filter_map(|line| line.unwrap().strip_prefix("data: ").map(str::to_string))
+    }
+
+    /// A command of the system: its exit code, stdout and stderr.
+    fn command(&self, folder: &Path, arguments: &str) -> (Option<i32>, String, String) {
+        let mut command = yushan(folder, arguments);
+        command.env("YUSHAN_SERVER", &self.address);
+        finish(command)
+    }
+
+    /// What `yushan chat` writes when these lines are typed.
+    fn chat(&self, folder: &Path, lines: &[&str]) -> String {
+        let mut command = yushan(folder, "chat --model model");
+        command.env("YUSHAN_SERVER", &self.address);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+        drop(stdin);
+        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+        assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+fn question(text: &str, most: usize) -> Value {
+    json!({
+        "model": "model",
+        "messages": [{ "role": "user", "content": text }],
+        "max_tokens": most,
+        "temperature": 0,
+        // The end of the reply: without it a reply is as long as asked for.
+        "logit_bias": { "2": -100 },
+    })
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn a_system_answers() {
+    let folder = folder();
+    let system = System::start(folder.path(), "");
+    let (status, models) = system.ask("/v1/models", None, None);
+    assert_eq!((status, &models["data"][0]["id"]), (200, &json!("model")), "{models}");
+
+    let (status, whole) = system.ask("/v1/chat/completions", Some(question("hi", 8)), None);
+    assert_eq!(status, 200, "{whole}");
+    assert_eq!(whole["choices"][0]["finish_reason"], "length", "{whole}");
+    assert_eq!(whole["usage"]["completion_tokens"], 8, "{whole}");
+
+    let mut streamed = question("hi", 8);
+    streamed["stream"] = true.into();
+    let events: Vec<String> = system.stream("/v1/chat/completions", streamed).collect();
+    let (done, events) = events.split_last().unwrap();
+    assert_eq!(done, "[DONE]");
+    let events: Vec<Value> = events.iter().map(|event| parsed(event)).collect();
+    let pieces = events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), whole["choices"][0]["message"]["content"]);
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
+
+    let (status, processes) = system.ask("/v1/processes", None, None);
+    assert_eq!(status, 200, "{processes}");
+    let ended: Vec<_> = processes["data"].as_array().unwrap().iter().collect();
+    assert_eq!(ended.len(), 2, "{processes}");
+    for process in ended {
+        assert_eq!(
+            (&process["exit"], &process["counts"]["generated"]),
+            (&json!("done"), &json!(8))
+        );
+    }
+    let (code, table, _) = system.command(folder.path(), "ps -a");
+    assert_eq!((code, table.lines().count()), (Some(0), 3), "{table}");
+    assert_eq!(table.lines().filter(|line| line.contains(" exited ")).count(), 2, "{table}");
+    let (code, table, _) = system.command(folder.path(), "ps");
+    assert_eq!((code, table.lines().count()), (Some(0), 1), "{table}");
+}
+
+#[test]
+fn a_running_completion_is_killed() {
+    let folder = folder();
+    let system = System::start(folder.path(), "-c 50000 --slots 2");
+    let mut long = question("hi", 49_000);
+    long["stream"] = true.into();
+    let mut events = system.stream("/v1/chat/completions", long);
+    // It writes.
+    events.find(|event| parsed(event)["choices"][0]["delta"]["content"].is_string()).unwrap();
+    let (code, table, _) = system.command(folder.path(), "ps --json");
+    let table = parsed(&table);
+    assert_eq!((code, table.as_array().unwrap().len()), (Some(0), 1), "{table}");
+    let pid = table[0]["pid"].as_u64().unwrap();
+    let (_, top, _) = system.command(folder.path(), "top");
+    assert!(top.starts_with("1 alive ") && top.contains("interactive"), "{top}");
+    assert_eq!(system.command(folder.path(), &format!("kill {pid}")).0, Some(0));
+    let rest: Vec<String> = events.collect();
+    let end =
+        rest.iter().rev().find(|event| *event != "[DONE]").map(|event| parsed(event)).unwrap();
+    assert_eq!(
+        (&end["choices"][0]["finish_reason"], &end["choices"][0]["finish_detail"]),
+        (&json!("length"), &json!("cancelled")),
+        "{end}"
+    );
+    let (_, processes) = system.ask("/v1/processes", None, None);
+    let process = &processes["data"][0];
+    assert_eq!((&process["pid"], &process["exit"]), (&pid.into(), &json!("killed")), "{process}");
+    let (code, _, stderr) = system.command(folder.path(), "kill 4096");
+    assert!(code == Some(1) && stderr.contains("4096"), "{stderr}");
+}
+
+#[test]
+fn people_talk_to_a_system() {
+    let folder = folder();
+    let system = System::start(folder.path(), "-c 512");
+    std::fs::write(folder.path().join("note.txt"), "a note").unwrap();
+    let said = system.chat(
+        folder.path(),
+        &[
+            "/system be brief",
+            "/attach note.txt",
+            "/attach absent.txt",
+            "hi",
+            "/fork",
+            "/undo",
+            "/branches",
+            "/branch 1",
+            "/save talk.json",
+            "/load talk.json",
+            "/stats",
+            "/bye",
+        ],
+    );
+    for part in [
+        "\"note.txt\", 6 bytes, goes before",
+        "error: absent.txt: ",
+        "This is branch 2; /branch 1 goes back.",
+        "   1  3 messages ",
+        "*  2  1 message ",
+        "Saved to talk.json.",
+        "This is branch 3: 3 messages.",
+        "tokens/s",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    let saved = std::fs::read_to_string(folder.path().join("talk.json")).unwrap();
+    let messages = &parsed(&saved)["messages"];
+    assert_eq!(messages[0], json!({ "role": "system", "content": "be brief" }));
+    assert_eq!(messages[1]["content"], "File \"note.txt\":\n```\na note\n```\n\nhi");
+    assert!(!messages[2]["content"].as_str().unwrap().is_empty(), "{messages}");
+}
+
+#[test]
+fn keys_are_asked_for() {
+    let folder = folder();
+    let mut command = yushan(folder.path(), "keys new ann");
+    let Output { status, stdout, .. } = command.output().unwrap();
+    assert!(status.success());
+    let key = String::from_utf8(stdout).unwrap().trim().to_string();
+    let system = System::start(folder.path(), "--require-key");
+    for (key, path, expected) in [
+        (None, "/v1/models", 401),
+        (Some("ysk-0000"), "/v1/models", 401),
+        (Some(key.as_str()), "/v1/models", 200),
+        // Its scopes are `look` and `use`.
+        (Some(key.as_str()), "/v1/processes", 403),
+    ] {
+        let (status, body) = system.ask(path, None, key);
+        assert_eq!(status, expected, "{key:?} {path}: {body}");
+    }
+    let (status, _) = system.ask("/v1/chat/completions", Some(question("hi", 2)), Some(&key));
+    assert_eq!(status, 200);
+    let (code, _, stderr) = system.command(folder.path(), "ps");
+    assert!(code == Some(1) && stderr.starts_with("error: "), "{stderr}");
+}
+
+#[test]
+fn what_cannot_work_is_said() {
+    let folder = folder();
+    let nobody = "--server http://127.0.0.1:1";
+    for (arguments, expected, part) in [
+        ("serve model.gguf --host 0.0.0.0 --port 0", 2, "yushan keys new"),
+        ("serve absent.gguf --port 0", 3, "absent.gguf"),
+        (&format!("chat {nobody}"), 3, "yushan serve"),
+        (&format!("top {nobody}"), 3, "yushan serve"),
+        (&format!("ps {nobody}"), 3, "yushan serve"),
+    ] {
+        let (code, stdout, stderr) = finish(yushan(folder.path(), arguments));
+        assert_eq!((code, stdout.as_str()), (Some(expected), ""), "{arguments}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(part), "{arguments}: {stderr}");
+    }
+}
