@@ -12,6 +12,8 @@ use crate::{ollama, openai, page, text};
         description = "An LLM operating system: OpenAI and Ollama faces over one kernel"
     ),
     paths(
+        crate::system::list,
+        crate::system::tell,
         openai::models::list,
         openai::models::one,
         openai::chat::create,

@@ -14,7 +14,7 @@ use yushan_kernel::{Kernel, Pid, Process, Signal};
 use crate::Server;
 use crate::body::{OPTIONS, json};
 use crate::events::blocking;
-use crate::fault::Fault;
+use crate::fault::{ErrorBody, Fault};
 
 /// The list.
 #[derive(Serialize)]
@@ -37,12 +37,23 @@ fn kernel(server: &Server) -> Result<&Arc<Kernel>, Fault> {
     server.kernel.as_ref().ok_or_else(|| Fault::NotFound { what: "kernel", name: "here".into() })
 }
 
+/// All processes, those that ended lately too.
+#[utoipa::path(get, path = "/v1/processes", responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<Json<Processes>, Fault> {
     let kernel = kernel(&server)?.clone();
     let data = blocking(move || kernel.processes()).await?;
     Ok(Json(Processes { object: "list", data }))
 }
 
+/// Sends a process a signal (`{"signal": "kill"}`, `"stop"`, `"continue"`), or gives it another class and
+/// weight (`{"nice": ["batch", 2]}`).
+#[utoipa::path(
+    post,
+    path = "/v1/processes/{pid}",
+    params(("pid" = u64, Path,)),
+    request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 404, body = ErrorBody))
+)]
 pub(crate) async fn tell(
     State(server): State<Arc<Server>>,
     Path(pid): Path<u64>,
