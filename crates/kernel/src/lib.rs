@@ -4,7 +4,7 @@
 //! The key decision: the core is a pure state machine. [`core::Core`] is told what happened and when,
 //! and answers with what to do; it reads no clock, does no I/O and starts no thread, so that a journal of
 //! what it was told replays to the same state, and thousands of random lives are simulated in a second.
-//! Everything that touches the world stands in `runtime.rs`.
+//! Everything that touches the world stands in `runtime/`.
 
 pub mod context;
 pub mod core;

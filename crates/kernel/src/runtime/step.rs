@@ -1,0 +1,128 @@
+//! Plans as steps of the engines.
+
+use std::collections::BTreeMap;
+
+use yushan_abi::{Chunk, ExecutorError, Finish, Logits, Refusal};
+
+use super::engine::Runtime;
+use crate::core::Event;
+use crate::job::Turn;
+use crate::process::{Exit, Pid};
+
+impl Runtime {
+    /// Runs one step of every engine that has rows; whether there was anything to do.
+    pub(super) fn step(&mut self) -> bool {
+        let plan = self.core.plan(self.now());
+        if plan.rows.is_empty() {
+            return false;
+        }
+        let mut models: BTreeMap<String, Vec<(Pid, usize)>> = BTreeMap::new();
+        for &(pid, rows) in &plan.rows {
+            if let Some(job) = self.jobs.get(&pid) {
+                models.entry(job.model.clone()).or_default().push((pid, rows));
+            }
+        }
+        for (model, rows) in models {
+            self.step_model(&model, rows);
+        }
+        true
+    }
+
+    pub(super) fn step_model(&mut self, model: &str, planned: Vec<(Pid, usize)>) {
+        let mut rows = Vec::with_capacity(planned.len());
+        for (pid, count) in planned {
+            match self.admit(pid, count) {
+                Ok(0) => {}
+                Ok(count) => rows.push((pid, count)),
+                Err(error) => self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new()),
+            }
+        }
+        while !rows.is_empty() {
+            match self.run_rows(model, &rows) {
+                Ok(turns) => {
+                    turns.into_iter().for_each(|(pid, turn)| self.after(pid, turn));
+                    return;
+                }
+                Err(ExecutorError::OutOfPages { .. }) => self.make_room(&mut rows),
+                Err(error) => {
+                    for (pid, _) in rows.drain(..) {
+                        self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn run_rows(
+        &mut self,
+        model: &str,
+        rows: &[(Pid, usize)],
+    ) -> Result<Vec<(Pid, Turn)>, ExecutorError> {
+        let Runtime { engines, jobs, .. } = self;
+        let Some(engine) = engines.get_mut(model) else { return Ok(Vec::new()) };
+        let mut batch = Vec::with_capacity(rows.len());
+        for (pid, count) in rows {
+            let job = &jobs[pid];
+            let Some(sequence) = job.sequence else { continue };
+            let tokens = &job.history[job.fed..job.fed + count];
+            let last = job.fed + count == job.history.len();
+            let logits = match (job.scored && job.fed < job.prompt, last) {
+                (true, _) => Logits::All,
+                (false, true) => Logits::Last,
+                (false, false) => Logits::None,
+            };
+            batch.push(Chunk { sequence, tokens, logits });
+        }
+        let wanted: Vec<Logits> = batch.iter().map(|chunk| chunk.logits).collect();
+        let output = engine.step(&batch)?;
+        let (mut turns, mut row) = (Vec::new(), 0);
+        for (&(pid, count), logits) in rows.iter().zip(wanted) {
+            let Some(job) = jobs.get_mut(&pid) else { continue };
+            let (from, to) = (job.fed, job.fed + count);
+            job.fed = to;
+            let scores = |at: usize| output.row(row + at).to_vec();
+            match logits {
+                Logits::All => job.show_prompt(from, to, Some(&scores)),
+                _ if from < job.prompt => job.show_prompt(from, to, None),
+                _ => {}
+            }
+            row += match logits {
+                Logits::None => 0,
+                Logits::Last => 1,
+                Logits::All => count,
+            };
+            if to == job.history.len() {
+                turns.push((pid, job.turn(output.row(row - 1))));
+            }
+        }
+        Ok(turns)
+    }
+
+    /// After a token: goes on, or ends.
+    pub(super) fn after(&mut self, pid: Pid, turn: Turn) {
+        match turn {
+            Turn::On => self.tell(Event::Wrote(pid)),
+            Turn::Over(finish, calls) => {
+                // Shown first: what its last token costs cannot end it any more.
+                self.release(pid, Ok(finish), calls);
+                self.tell(Event::Wrote(pid));
+                self.tell(Event::Exit(pid, Exit::Done));
+            }
+            Turn::Failed(refusal) => self.end(pid, Err(refusal), Vec::new()),
+        }
+    }
+
+    pub(super) fn end(
+        &mut self,
+        pid: Pid,
+        end: Result<Finish, Refusal>,
+        calls: Vec<yushan_abi::Call>,
+    ) {
+        let exit = match &end {
+            Ok(_) => Exit::Done,
+            Err(refusal) => Exit::Failed(refusal.to_string()),
+        };
+        self.release(pid, end, calls);
+        self.tell(Event::Exit(pid, exit));
+    }
+}
