@@ -4,12 +4,12 @@
 //! [`Core::plan`] change it, from their arguments alone. What a token says is not known here; that one
 //! was written is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use yushan_abi::{Class, Label, Message};
 
-use crate::process::{Exit, Pid, Process, Signal, Spawn, State};
+use crate::process::{Budget, Exit, Pid, Process, Signal, Spawn, State};
 use crate::scheduler::{Plan, Scheduler};
 
 /// Messages a mailbox holds.
@@ -24,6 +24,8 @@ const REMEMBERED: usize = 256;
 pub enum Event {
     /// A process begins.
     Spawn(Box<Spawn>),
+    /// A process goes on, under the name it had before the system stopped.
+    Resumed(Pid, Box<Spawn>),
     /// A process got its place in the engine: so many of its tokens came from the cache, and of the
     /// rows that were planned only so many are run.
     Admitted {
@@ -54,10 +56,18 @@ pub enum Event {
     Send(Pid, Pid, Box<Message>),
     /// A process wants a message.
     Receive(Pid),
-    /// A process calls a tool, or the tool has answered with this label.
-    Call(Pid),
-    /// A tool has answered, and so many tokens are to be read.
-    Answered(Pid, Label, usize),
+    /// A process wrote the last token of a turn: until it begins another it wants nothing.
+    Paused(Pid),
+    /// A process calls a tool or the system: which.
+    Call(Pid, String),
+    /// A process asks the user.
+    Ask(Pid),
+    /// A tool or the user has answered a process, and the answer has this label.
+    Answered(Pid, Label),
+    /// A process begins another turn, with so many tokens to be read.
+    Turn(Pid, usize),
+    /// A process gave a part of its budget to a child.
+    Lent(Pid, Budget),
     /// Time has passed.
     Tick,
 }
@@ -133,7 +143,8 @@ impl Core {
             _ => None,
         };
         match event {
-            Event::Spawn(spawn) => self.spawn(*spawn),
+            Event::Spawn(spawn) => self.spawn(self.next_pid(), *spawn),
+            Event::Resumed(pid, spawn) => self.spawn(pid, *spawn),
             Event::Admitted { pid, cached, planned, run } => self.with(pid, |process| {
                 let unread = process.pending + planned;
                 process.pending = unread.saturating_sub(cached + run);
@@ -167,15 +178,28 @@ impl Core {
             Event::Wait(pid, child) => self.wait(pid, child, &mut out),
             Event::Send(from, to, message) => self.send(from, to, *message, &mut out),
             Event::Receive(pid) => self.receive(pid, &mut out),
-            Event::Call(pid) => self.with(pid, |process| {
-                (process.state, process.calls) = (State::Calling, process.calls + 1);
+            Event::Paused(pid) => self.with(pid, |process| {
+                process.counts.generated += 1;
+                process.times.1.get_or_insert(now_ms);
+                (process.state, process.pending) = (State::Calling, 0);
             }),
-            Event::Answered(pid, label, tokens) => self.with(pid, |process| {
+            Event::Call(pid, name) => self.with(pid, |process| {
+                (process.state, process.calls) = (State::Calling, process.calls + 1);
+                *process.meter.entry(name).or_default() += 1;
+            }),
+            Event::Ask(pid) => self.with(pid, |process| process.state = State::Asking),
+            Event::Answered(pid, label) => self.with(pid, |process| {
                 process.spawn.label = process.spawn.label.join(&label);
-                process.pending += tokens;
+                process.state = State::Calling;
+            }),
+            Event::Turn(pid, tokens) => self.with(pid, |process| {
+                process.pending = tokens;
                 process.counts.prompt += tokens;
                 process.state = State::Ready;
             }),
+            Event::Lent(pid, budget) => {
+                self.with(pid, |process| process.spawn.budget = process.spawn.budget.less(budget));
+            }
             Event::Tick => {}
         }
         self.enforce(whose, &mut out);
@@ -185,18 +209,34 @@ impl Core {
         out
     }
 
-    fn spawn(&mut self, spawn: Spawn) {
-        let pid = Pid(self.next);
-        self.next += 1;
+    /// Names of processes begin behind this one: those up to it were given before the system stopped.
+    pub fn begin_behind(&mut self, pid: Pid) {
+        self.next = self.next.max(pid.0 + 1);
+    }
+
+    /// Whether a process can be sent a message, and why not.
+    pub fn takes_mail(&self, pid: Pid) -> Result<(), &'static str> {
+        match self.processes.get(&pid) {
+            Some(process) if process.exit.is_none() => match process.mailbox.len() < MAILBOX {
+                true => Ok(()),
+                false => Err("its mailbox is full"),
+            },
+            _ => Err("there is no such process"),
+        }
+    }
+
+    fn spawn(&mut self, pid: Pid, spawn: Spawn) {
+        self.begin_behind(pid);
         let process = Process {
             pid,
             state: State::Ready,
             stopped: false,
             pending: spawn.prompt,
             counts: yushan_abi::Counts { prompt: spawn.prompt, ..Default::default() },
-            spent: 0,
-            calls: 0,
-            mailbox: Default::default(),
+            spent: spawn.spent.tokens,
+            calls: spawn.spent.calls,
+            meter: BTreeMap::new(),
+            mailbox: VecDeque::new(),
             times: (self.now_ms, None, None),
             exit: None,
             spawn,
@@ -240,7 +280,7 @@ impl Core {
             let waiting: Vec<Pid> = self.alive_where(|p| p.state == State::Waiting(pid));
             for parent in waiting {
                 out.push(Action::Woken(parent, pid, exit.clone()));
-                self.with(parent, |process| process.state = State::Ready);
+                self.with(parent, |process| process.state = State::Calling);
             }
             // Children do not outlive who started them.
             let children = self.alive_where(|p| p.spawn.parent == Some(pid));
@@ -290,14 +330,11 @@ impl Core {
     }
 
     fn send(&mut self, from: Pid, to: Pid, message: Message, out: &mut Vec<Action>) {
-        let Some(process) = self.processes.get_mut(&to).filter(|p| p.exit.is_none()) else {
-            out.push(Action::Refused(from, "there is no such process"));
-            return;
-        };
-        if process.mailbox.len() >= MAILBOX {
-            out.push(Action::Refused(from, "its mailbox is full"));
+        if let Err(why) = self.takes_mail(to) {
+            out.push(Action::Refused(from, why));
             return;
         }
+        let Some(process) = self.processes.get_mut(&to) else { return };
         process.mailbox.push_back((from, message));
         if process.state == State::Receiving {
             self.receive(to, out);
@@ -308,7 +345,7 @@ impl Core {
         self.with(pid, |process| match process.mailbox.pop_front() {
             Some((from, message)) => {
                 process.spawn.label = process.spawn.label.join(&message.label());
-                process.state = State::Ready;
+                process.state = State::Calling;
                 out.push(Action::Deliver(pid, from, Box::new(message)));
             }
             None => process.state = State::Receiving,
@@ -327,7 +364,10 @@ impl Core {
                     Some("tokens")
                 }
                 () if beyond(budget.calls, p.calls) => Some("calls"),
-                () if beyond(budget.wall_ms, now - p.times.0) => Some("wall time"),
+                () if p.pending > 0 && beyond(budget.money, p.cost(p.pending as u64, 1)) => {
+                    Some("money")
+                }
+                () if beyond(budget.wall_ms, p.lived(now)) => Some("wall time"),
                 () => None,
             }
         };

@@ -1,6 +1,6 @@
 //! Processes: what the table says of each.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use yushan_abi::{Class, Counts, Label, Message};
@@ -23,8 +23,60 @@ pub struct Budget {
     pub tokens: Option<u64>,
     /// Calls of tools.
     pub calls: Option<u64>,
+    /// Money, in millionths of whatever prices are in.
+    pub money: Option<u64>,
     /// Milliseconds since it was spawned.
     pub wall_ms: Option<u64>,
+}
+
+impl Budget {
+    /// What is left after giving away, or using up, so much.
+    #[must_use]
+    pub fn less(self, used: Budget) -> Budget {
+        let less = |limit: Option<u64>, used: Option<u64>| {
+            limit.map(|limit| limit.saturating_sub(used.unwrap_or(0)))
+        };
+        Budget {
+            tokens: less(self.tokens, used.tokens),
+            calls: less(self.calls, used.calls),
+            money: less(self.money, used.money),
+            wall_ms: less(self.wall_ms, used.wall_ms),
+        }
+    }
+
+    /// The smaller of both, bound by bound.
+    #[must_use]
+    pub fn least(self, other: Budget) -> Budget {
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Budget {
+            tokens: least(self.tokens, other.tokens),
+            calls: least(self.calls, other.calls),
+            money: least(self.money, other.money),
+            wall_ms: least(self.wall_ms, other.wall_ms),
+        }
+    }
+}
+
+/// What tokens cost, in millionths for a million of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Price {
+    /// Tokens read; those from the cache are free.
+    pub read: u64,
+    /// Tokens written.
+    pub written: u64,
+}
+
+/// What a process had used up when the system stopped under it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Tokens read and written.
+    pub tokens: u64,
+    /// Of these, written.
+    pub written: u64,
+    /// Calls of tools.
+    pub calls: u64,
+    /// Milliseconds.
+    pub wall_ms: u64,
 }
 
 /// What a process is doing.
@@ -39,8 +91,10 @@ pub enum State {
     Waiting(Pid),
     /// Waits for a message.
     Receiving,
-    /// Waits for a tool.
+    /// Its turn is over: a tool works for it, or the journal.
     Calling,
+    /// Waits for what the user says.
+    Asking,
     /// Over.
     Exited,
 }
@@ -88,6 +142,10 @@ pub struct Spawn {
     pub weight: u32,
     /// What it may use up.
     pub budget: Budget,
+    /// What tokens cost it.
+    pub price: Price,
+    /// What it had used up when the system stopped; nothing for one that is new.
+    pub spent: Spent,
     /// What its context has seen.
     pub label: Label,
     /// Tokens to be read before it writes.
@@ -113,10 +171,30 @@ pub struct Process {
     pub spent: u64,
     /// Calls charged to its budget.
     pub calls: u64,
+    /// How often it made each system call.
+    pub meter: BTreeMap<String, u64>,
     /// Messages it has not read.
     pub mailbox: VecDeque<(Pid, Message)>,
     /// When it was spawned, when it wrote its first token, and when it ended, in milliseconds.
     pub times: (u64, Option<u64>, Option<u64>),
     /// How it ended.
     pub exit: Option<Exit>,
+}
+
+impl Process {
+    /// What its tokens cost so far, and with so many more to read and to write: in millionths.
+    pub fn cost(&self, reading: u64, writing: u64) -> u64 {
+        let Price { read, written } = self.spawn.price;
+        let generated = self.counts.generated as u64 + self.spawn.spent.written;
+        let reading = (self.spent + reading).saturating_sub(generated);
+        let generated = generated + writing;
+        let cost = u128::from(reading) * u128::from(read)
+            + u128::from(generated) * u128::from(written);
+        u64::try_from(cost / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds that it has lived, before the system stopped too.
+    pub fn lived(&self, now_ms: u64) -> u64 {
+        self.spawn.spent.wall_ms + self.times.2.unwrap_or(now_ms).saturating_sub(self.times.0)
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use yushan_abi::{Class, Label, Message, Role, Sources};
 
 use crate::core::{Action, Core, Event};
-use crate::process::{Budget, Exit, Pid, Signal, Spawn, State};
+use crate::process::{Budget, Exit, Pid, Price, Signal, Spawn, Spent, State};
 use crate::scheduler::{Limits, Order, Scheduler};
 
 /// SplitMix64 (Steele et al. 2014).
@@ -81,6 +81,12 @@ impl Life {
                 process.spent,
                 process.spawn.budget
             );
+            assert!(
+                process.spawn.budget.money.is_none_or(|limit| process.cost(0, 0) <= limit),
+                "{pid} cost {} of {:?}",
+                process.cost(0, 0),
+                process.spawn.budget
+            );
             assert_eq!(process.exit.is_some(), process.state == State::Exited);
             let before = self.labels.entry(pid).or_insert_with(|| process.spawn.label.clone());
             assert!(process.spawn.label.covers(before), "the label of {pid} fell");
@@ -105,7 +111,12 @@ impl Life {
         let parent = (self.random.below(3) == 0).then(|| self.anybody());
         let random = &mut self.random;
         let mut maybe = |n: u64| (random.below(3) == 0).then(|| 1 + random.below(n));
-        let budget = Budget { tokens: maybe(60), calls: maybe(3), wall_ms: maybe(400) };
+        let budget = Budget {
+            tokens: maybe(60),
+            calls: maybe(3),
+            money: maybe(90),
+            wall_ms: maybe(400),
+        };
         Event::Spawn(Box::new(Spawn {
             parent: parent.filter(|pid| self.core.process(*pid).is_some_and(|p| p.exit.is_none())),
             title: String::new(),
@@ -114,6 +125,8 @@ impl Life {
             class,
             weight: 1 + self.random.below(4) as u32,
             budget,
+            price: Price { read: 1_000_000, written: 3_000_000 },
+            spent: Spent::default(),
             label: Label::of(Sources::USER),
             prompt: 1 + self.random.below(40) as usize,
         }))
@@ -134,11 +147,14 @@ impl Life {
             10 | 11 => Event::Send(pid, other, message()),
             12 => Event::Receive(pid),
             13 if self.core.process(pid).is_some_and(|p| p.state == State::Ready) => {
-                Event::Call(pid)
+                Event::Call(pid, "tool".into())
             }
-            14 if self.core.process(pid).is_some_and(|p| p.state == State::Calling) => {
-                Event::Answered(pid, Label::of(source), 1 + self.random.below(9) as usize)
-            }
+            14 => match self.core.process(pid).map(|p| p.state) {
+                Some(State::Calling) if self.random.below(2) == 0 => Event::Ask(pid),
+                Some(State::Calling) => Event::Turn(pid, 1 + self.random.below(9) as usize),
+                Some(State::Asking) => Event::Answered(pid, Label::of(source)),
+                _ => Event::Lent(pid, Budget { tokens: Some(1), ..Budget::default() }),
+            },
             _ => Event::Tick,
         }
     }
@@ -157,6 +173,7 @@ impl Life {
             if self.core.process(pid).is_some_and(|p| p.exit.is_none() && p.pending == 0) {
                 let event = match self.random.below(12) {
                     0 => Event::Exit(pid, Exit::Done),
+                    1 => Event::Paused(pid),
                     _ => Event::Wrote(pid),
                 };
                 self.tell(event);
@@ -188,7 +205,8 @@ impl Life {
                 }
                 match state {
                     State::Blocked => self.tell(Event::Blocked(pid, false)),
-                    State::Calling => self.tell(Event::Answered(pid, Label::default(), 1)),
+                    State::Calling => self.tell(Event::Turn(pid, 1)),
+                    State::Asking => self.tell(Event::Answered(pid, Label::default())),
                     State::Receiving => {
                         let message = Message::new(Role::User, "go on", Label::default());
                         self.tell(Event::Send(pid, pid, Box::new(message)));

@@ -26,7 +26,7 @@ use self::engine::Runtime;
 use crate::context::window;
 use crate::core::{Core, Event};
 use crate::job::Job;
-use crate::process::{Budget, Pid, Process, Signal, Spawn};
+use crate::process::{Budget, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
 
 /// Commands on their way to the engine's thread.
@@ -184,6 +184,8 @@ impl Complete for Kernel {
             class: request.class,
             weight: request.weight,
             budget: Budget::default(),
+            price: Price::default(),
+            spent: Spent::default(),
             prompt,
         };
         let (reply, answer) = mpsc::sync_channel(1);
