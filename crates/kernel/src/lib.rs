@@ -10,15 +10,18 @@ pub mod context;
 pub mod core;
 pub mod gate;
 mod job;
+pub mod life;
 pub mod process;
 pub mod runtime;
 
 pub mod scheduler;
 #[cfg(test)]
 mod simulation;
+pub mod syscall;
 
 pub use core::{Action, Core, Event};
-pub use process::{Budget, Exit, Pid, Process, Signal, Spawn, State};
+pub use life::{Entry, Life, Next, Program};
+pub use process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent, State};
 
 pub use runtime::{Kernel, Loaded, Options};
 pub use scheduler::{Limits, Order, Scheduler};

@@ -188,8 +188,8 @@ impl Process {
         let generated = self.counts.generated as u64 + self.spawn.spent.written;
         let reading = (self.spent + reading).saturating_sub(generated);
         let generated = generated + writing;
-        let cost = u128::from(reading) * u128::from(read)
-            + u128::from(generated) * u128::from(written);
+        let cost =
+            u128::from(reading) * u128::from(read) + u128::from(generated) * u128::from(written);
         u64::try_from(cost / 1_000_000).unwrap_or(u64::MAX)
     }
 

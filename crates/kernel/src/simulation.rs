@@ -111,12 +111,8 @@ impl Life {
         let parent = (self.random.below(3) == 0).then(|| self.anybody());
         let random = &mut self.random;
         let mut maybe = |n: u64| (random.below(3) == 0).then(|| 1 + random.below(n));
-        let budget = Budget {
-            tokens: maybe(60),
-            calls: maybe(3),
-            money: maybe(90),
-            wall_ms: maybe(400),
-        };
+        let budget =
+            Budget { tokens: maybe(60), calls: maybe(3), money: maybe(90), wall_ms: maybe(400) };
         Event::Spawn(Box::new(Spawn {
             parent: parent.filter(|pid| self.core.process(*pid).is_some_and(|p| p.exit.is_none())),
             title: String::new(),

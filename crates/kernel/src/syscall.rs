@@ -1,0 +1,229 @@
+//! System calls: what a model can ask of the kernel, and the one door to every tool.
+//!
+//! The key decision: a model asks for everything in the one form it knows, calls of tools. The system's own
+//! are described by schemas like any other tool, so that a constrained model cannot write an invalid one,
+//! and what is not the system's goes through the gate ([`judge`]) to a driver ([`run`]); there is no
+//! other way to a driver.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use yushan_abi::{Call, Effect, Label, ParamRole, Sources, Tool, ToolResult, ToolSpec};
+
+use crate::gate::{self, Decision};
+use crate::life::Life;
+use crate::process::Pid;
+
+/// Items that `recall` gives at most.
+const MOST_RECALLED: usize = 20;
+
+/// A system call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SystemCall {
+    /// A second process with the same past.
+    Fork {},
+    /// A child with a task of its own.
+    Spawn {
+        /// Its task.
+        task: String,
+        /// What it shall be and do.
+        #[serde(default)]
+        instructions: String,
+        /// Tools it may call: some of one's own.
+        #[serde(default)]
+        tools: Vec<String>,
+        /// Tokens it may use up.
+        #[serde(default)]
+        tokens: Option<u64>,
+    },
+    /// Waits until a child is over.
+    Wait {
+        /// Which.
+        pid: Pid,
+    },
+    /// A message to another process of the same user.
+    Send {
+        /// To whom.
+        pid: Pid,
+        /// What.
+        text: String,
+    },
+    /// Waits for a message.
+    Receive {},
+    /// Keeps something for later conversations.
+    Remember {
+        /// What.
+        text: String,
+    },
+    /// Looks for what was kept.
+    Recall {
+        /// In plain words.
+        query: String,
+        /// How many at most.
+        #[serde(default = "few")]
+        limit: usize,
+    },
+    /// Asks the user.
+    Ask {
+        /// What.
+        question: String,
+    },
+    /// Ends.
+    Exit {
+        /// What is said last.
+        #[serde(default)]
+        text: String,
+    },
+}
+
+fn few() -> usize {
+    5
+}
+
+impl SystemCall {
+    /// The names of all.
+    pub const NAMES: [&'static str; 9] =
+        ["fork", "spawn", "wait", "send", "receive", "remember", "recall", "ask", "exit"];
+
+    /// Reads a call; `None` if it is a tool's.
+    pub fn parse(call: &Call) -> Option<Result<SystemCall, String>> {
+        SystemCall::NAMES.contains(&call.name.as_str()).then(|| {
+            let arguments: Value = serde_json::from_str(&call.arguments)
+                .map_err(|error| format!("the arguments are no JSON: {error}"))?;
+            let parsed = serde_json::from_value(json!({ &call.name: arguments }));
+            let mut parsed = parsed.map_err(|error| error.to_string())?;
+            if let SystemCall::Recall { limit, .. } = &mut parsed {
+                *limit = (*limit).clamp(1, MOST_RECALLED);
+            }
+            Ok(parsed)
+        })
+    }
+
+    /// What the model is told of one; `None` if there is none of this name.
+    pub fn spec(name: &str) -> Option<ToolSpec> {
+        let text = json!({"type": "string"});
+        let number = json!({"type": "integer", "minimum": 0});
+        let (description, properties, required) = match name {
+            "fork" => {
+                ("Split into two with the same past; the new one is told so.", json!({}), json!([]))
+            }
+            "spawn" => (
+                "Start an assistant with a task of its own; gives its pid.",
+                json!({
+                    "task": text, "instructions": text, "tokens": number,
+                    "tools": {"type": "array", "items": text},
+                }),
+                json!(["task"]),
+            ),
+            "wait" => (
+                "Wait until a process you started is over; gives what it said.",
+                json!({"pid": number}),
+                json!(["pid"]),
+            ),
+            "send" => (
+                "Send a message to another process.",
+                json!({"pid": number, "text": text}),
+                json!(["pid", "text"]),
+            ),
+            "receive" => ("Wait for a message.", json!({}), json!([])),
+            "remember" => {
+                ("Keep a fact for later conversations.", json!({"text": text}), json!(["text"]))
+            }
+            "recall" => (
+                "Look for facts and conversations that were kept.",
+                json!({"query": text, "limit": {"type": "integer", "minimum": 1, "maximum": MOST_RECALLED}}),
+                json!(["query"]),
+            ),
+            "ask" => (
+                "Ask the user, and wait for the answer.",
+                json!({"question": text}),
+                json!(["question"]),
+            ),
+            "exit" => ("End, saying this.", json!({"text": text}), json!([])),
+            _ => return None,
+        };
+        let schema = json!({
+            "type": "object", "properties": properties, "required": required,
+            "additionalProperties": false,
+        });
+        let roles = [("text", ParamRole::Payload), ("task", ParamRole::Payload)];
+        Some(ToolSpec {
+            name: name.into(),
+            description: description.into(),
+            schema,
+            // What they reach stays under the labels of whoever calls: nothing leaves by them.
+            effect: Effect::Read,
+            roles: roles.map(|(name, role)| (name.to_string(), role)).into(),
+        })
+    }
+}
+
+/// What the gate says to a tool's call, and the arguments it was judged by.
+pub fn judge(life: &Life, spec: &ToolSpec, call: &Call) -> Result<(Decision, Value), String> {
+    let arguments: Value = serde_json::from_str(&call.arguments)
+        .map_err(|error| format!("the arguments are no JSON: {error}"))?;
+    if !arguments.is_object() {
+        return Err("the arguments are no JSON object".into());
+    }
+    let labelled = life.arguments(&arguments);
+    let capability = life.capability(&call.name);
+    let facts =
+        gate::facts(spec, &labelled, &life.label, capability.as_ref(), life.program.attended);
+    let decision = match (gate::decide(facts), life.confirmed) {
+        (Decision::Ask(_), Some(true)) => Decision::Allow,
+        (Decision::Ask(rule), Some(false)) => Decision::Deny(rule),
+        (decision, _) => decision,
+    };
+    Ok((decision, arguments))
+}
+
+/// Runs a tool that the gate let through. Blocks. A tool that panics has failed.
+pub fn run(tool: &dyn Tool, arguments: &Value, key: &str) -> ToolResult {
+    let called = catch_unwind(AssertUnwindSafe(|| tool.call(arguments, key)));
+    called.unwrap_or_else(|_| failed("the tool broke down"))
+}
+
+/// An answer of the kernel's own.
+pub fn said(text: impl Into<String>) -> ToolResult {
+    ToolResult { text: text.into(), failed: false, label: Label::of(Sources::SYSTEM) }
+}
+
+/// A refusal of the kernel's own. The model is never told a rule.
+pub fn failed(text: impl Into<String>) -> ToolResult {
+    ToolResult { failed: true, ..said(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_system_call_is_described_and_read() {
+        let call = |name: &str, arguments: &str| {
+            SystemCall::parse(&Call {
+                id: "1".into(),
+                name: name.into(),
+                arguments: arguments.into(),
+            })
+        };
+        for name in SystemCall::NAMES {
+            let spec = SystemCall::spec(name).expect("is described");
+            // The smallest arguments that the schema allows.
+            let required = spec.schema["required"].as_array().expect("a list");
+            let value = |name: &Value| match name.as_str() {
+                Some("pid") => (name.as_str().unwrap_or("").to_string(), json!(7)),
+                other => (other.unwrap_or("").to_string(), json!("x")),
+            };
+            let arguments: serde_json::Map<String, Value> = required.iter().map(value).collect();
+            let read = call(name, &Value::Object(arguments).to_string());
+            assert!(matches!(read, Some(Ok(_))), "{name}: {read:?}");
+            assert!(call(name, "{\"other\": 1}").is_some_and(|read| read.is_err()), "{name}");
+            assert!(call(name, "nonsense").is_some_and(|read| read.is_err()), "{name}");
+        }
+        assert_eq!(call("calculator", "{}"), None);
+        let most = call("recall", "{\"query\": \"x\", \"limit\": 10000}");
+        assert_eq!(most, Some(Ok(SystemCall::Recall { query: "x".into(), limit: MOST_RECALLED })));
+    }
+}
