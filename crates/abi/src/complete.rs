@@ -166,6 +166,9 @@ pub struct Request {
     pub weight: u32,
     /// For whom: prefixes are shared within a tenant alone.
     pub tenant: String,
+    /// Whether it goes on after a crash, and the name that whoever asked knows it by.
+    #[serde(default)]
+    pub durable: Option<String>,
 }
 
 impl Request {
@@ -187,6 +190,7 @@ impl Request {
             class: Class::default(),
             weight: 1,
             tenant: String::new(),
+            durable: None,
         }
     }
 }
@@ -317,6 +321,9 @@ pub enum Refusal {
     /// The model does not fit into memory.
     #[error("not enough memory: {0}")]
     NoMemory(String),
+    /// The system stops; what is durable goes on after its next start.
+    #[error("the system stops")]
+    Stopping,
     /// A fault of ours or of a disk.
     #[error("{0}")]
     Internal(String),
@@ -346,6 +353,20 @@ pub trait Sink: Send {
 impl Sink for std::sync::mpsc::Sender<Event> {
     fn push(&mut self, event: Event) -> Flow {
         if self.send(event).is_ok() { Flow::More } else { Flow::Gone }
+    }
+
+    fn is_ready(&mut self) -> Flow {
+        Flow::More
+    }
+}
+
+/// A sink without a reader: for processes that nobody watches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+
+impl Sink for Nobody {
+    fn push(&mut self, _: Event) -> Flow {
+        Flow::More
     }
 
     fn is_ready(&mut self) -> Flow {

@@ -6,9 +6,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
-    Call, Counts, End, Event as Shown, Finish, Flow, Logprob, Piece, Refusal, SequenceId, Sink,
-    TokenId, Writer, Written,
+    Call, Counts, End, Event as Shown, Finish, Flow, Language, Logprob, ModelInfo, Piece, Refusal,
+    Request, SequenceId, Sink, TokenId, Writer, Written,
 };
+
+use crate::context::{Window, window};
+use crate::life::Life;
 
 /// A process as the engine's thread holds it.
 pub(crate) struct Job {
@@ -20,7 +23,8 @@ pub(crate) struct Job {
     /// Tokens of the history whose keys and values are there.
     pub(crate) fed: usize,
     pub(crate) sequence: Option<SequenceId>,
-    pub(crate) writer: Box<dyn Writer>,
+    /// Of the turn under way.
+    pub(crate) writer: Option<Box<dyn Writer>>,
     pub(crate) sink: Box<dyn Sink>,
     pub(crate) counts: Counts,
     pub(crate) most: usize,
@@ -30,6 +34,42 @@ pub(crate) struct Job {
     /// Calls that have begun.
     pub(crate) calls: usize,
     pub(crate) blocked: bool,
+    /// Whether its reader was told that it began.
+    pub(crate) started: bool,
+    /// Text of this turn.
+    pub(crate) said: String,
+    /// Tokens of this turn that were handed to the journal.
+    pub(crate) noted: usize,
+    /// Its journal's view, if it has a program.
+    pub(crate) life: Option<Box<Life>>,
+}
+
+/// A turn that can begin: a conversation as tokens, and what writes the answer.
+pub(crate) struct Fresh {
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) dropped: usize,
+    pub(crate) limit: usize,
+    pub(crate) writer: Box<dyn Writer>,
+    /// Tokens of the answer that were written before the system stopped, and what they showed.
+    pub(crate) written: (Vec<TokenId>, Vec<Piece>),
+}
+
+impl Fresh {
+    /// Brings a request into tokens, and what was written of its answer into a writer.
+    pub(crate) fn new(
+        (info, language): (&ModelInfo, &dyn Language),
+        request: &Request,
+        written: &[TokenId],
+    ) -> Result<Fresh, Refusal> {
+        let Window { tokens, dropped } = window(language, request, info.context)?;
+        let mut writer = language.begin(request, &tokens)?;
+        let mut pieces = Vec::new();
+        for &token in written {
+            pieces.extend(writer.replay(token)?.pieces);
+        }
+        let written = (written.to_vec(), pieces);
+        Ok(Fresh { tokens, dropped, limit: info.context, writer, written })
+    }
 }
 
 /// What became of a row of logits.
@@ -43,6 +83,64 @@ pub(crate) enum Turn {
 }
 
 impl Job {
+    /// A process that has not begun: [`Job::turn_to`] begins its first turn.
+    pub(crate) fn new(request: &Request, sink: Box<dyn Sink>, life: Option<Life>) -> Job {
+        Job {
+            model: request.model.clone(),
+            prompt: 0,
+            history: Vec::new(),
+            fed: 0,
+            sequence: None,
+            writer: None,
+            sink,
+            counts: Counts::default(),
+            most: request.max_tokens.unwrap_or(usize::MAX),
+            echo: request.echo,
+            scored: request.echo && request.logprobs.is_some(),
+            calls: 0,
+            blocked: false,
+            started: false,
+            said: String::new(),
+            noted: 0,
+            life: life.map(Box::new),
+        }
+    }
+
+    /// Begins another turn on what is there of the one before; gives how many tokens of what the engine
+    /// holds are of use.
+    pub(crate) fn turn_to(&mut self, fresh: Fresh) -> usize {
+        let (written, pieces) = fresh.written;
+        let mut history = fresh.tokens;
+        self.prompt = history.len();
+        history.extend(&written);
+        let same = self.history[..self.fed].iter().zip(&history).take_while(|(a, b)| a == b);
+        self.fed = same.count().min(history.len() - 1);
+        self.history = history;
+        self.writer = Some(fresh.writer);
+        self.noted = written.len();
+        self.said.clear();
+        self.counts = Counts {
+            limit: fresh.limit,
+            prompt: self.prompt,
+            cached: self.fed.min(self.prompt),
+            dropped: fresh.dropped,
+            generated: written.len(),
+        };
+        if !pieces.is_empty() {
+            self.begin();
+            self.show_pieces(pieces, None);
+        }
+        self.fed
+    }
+
+    /// Tells the reader that it began, once.
+    pub(crate) fn begin(&mut self) {
+        if !std::mem::replace(&mut self.started, true) {
+            let counts = self.counts;
+            self.show(Shown::Started(counts));
+        }
+    }
+
     /// Shows something. A reader that is gone ends the process later, by `blocked` polling.
     pub(crate) fn show(&mut self, event: Shown) -> Flow {
         let flow = self.sink.push(event);
@@ -57,21 +155,20 @@ impl Job {
         to: usize,
         logits: Option<&dyn Fn(usize) -> Vec<f32>>,
     ) {
-        if !self.echo {
-            return;
-        }
+        let Some(mut writer) = self.writer.take_if(|_| self.echo) else { return };
         if from == 0 {
-            let (text, first) = (self.writer.echo(self.history[0]), self.history[0]);
+            let (text, first) = (writer.echo(self.history[0]), self.history[0]);
             let logprob = self.scored.then(|| first_logprob(first, &text));
             self.show(Shown::Echo { text, logprob });
         }
         // The logits at a position are about the token after it.
         for at in from..to.min(self.prompt - 1) {
             let token = self.history[at + 1];
-            let text = self.writer.echo(token);
-            let logprob = logits.and_then(|logits| self.writer.score(&logits(at - from), token));
+            let text = writer.echo(token);
+            let logprob = logits.and_then(|logits| writer.score(&logits(at - from), token));
             self.show(Shown::Echo { text, logprob });
         }
+        self.writer = Some(writer);
     }
 
     /// Chooses a token and shows it.
@@ -79,7 +176,10 @@ impl Job {
         if self.most == 0 {
             return Turn::Over(Finish::Length, Vec::new());
         }
-        let chosen = catch_unwind(AssertUnwindSafe(|| self.writer.next(logits)));
+        let Some(writer) = &mut self.writer else {
+            return Turn::Failed(Refusal::Internal("it writes before its turn".into()));
+        };
+        let chosen = catch_unwind(AssertUnwindSafe(|| writer.next(logits)));
         let Written { token, pieces, logprob, end } = match chosen {
             Ok(Ok(written)) => written,
             Ok(Err(refusal)) => return Turn::Failed(refusal),
@@ -98,7 +198,7 @@ impl Job {
             None => return Turn::On,
         };
         if matches!(finish, Finish::Length | Finish::ContextFull) {
-            let held_back = self.writer.finish();
+            let held_back = self.writer.as_mut().map(|writer| writer.finish()).unwrap_or_default();
             self.show_pieces(held_back, None);
         }
         Turn::Over(finish, Vec::new())
@@ -110,7 +210,12 @@ impl Job {
         }
         for piece in pieces {
             let event = match piece {
-                Piece::Text(text) => Shown::Text { text, logprob: logprob.take() },
+                Piece::Text(text) => {
+                    if self.life.is_some() {
+                        self.said.push_str(&text);
+                    }
+                    Shown::Text { text, logprob: logprob.take() }
+                }
                 Piece::CallBegins { id, name } => {
                     self.calls += 1;
                     let (id, name) = (Some(id), Some(name));

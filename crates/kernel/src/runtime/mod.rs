@@ -8,7 +8,9 @@
 //! The key decision: this is the only folder of the crate that has threads and a clock, and it decides
 //! nothing: who runs, who waits and who ends is the core's to say.
 
+mod clerk;
 mod engine;
+mod programs;
 mod seats;
 mod step;
 
@@ -19,15 +21,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
-    Complete, Counts, Executor, Label, Language, ModelInfo, Refusal, Request, Sink, Sources,
+    Complete, Disk, DiskError, Executor, Index, Label, Language, ModelInfo, Refusal, Request, Sink,
+    Sources, Tool, ToolResult,
 };
 
+use self::clerk::Clerk;
 use self::engine::Runtime;
-use crate::context::window;
 use crate::core::{Core, Event};
-use crate::job::Job;
+use crate::job::{Fresh, Job};
+use crate::life::{Life, Program};
 use crate::process::{Budget, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
+use crate::syscall::SystemCall;
 
 /// Commands on their way to the engine's thread.
 const COMMANDS: usize = 4096;
@@ -64,31 +69,81 @@ pub struct Loaded {
     pub executor: Box<dyn Executor>,
 }
 
+/// What a system has beside its models.
+#[derive(Clone, Default)]
+pub struct World {
+    /// Where the journal is kept; without it, nothing outlives the system.
+    pub disk: Option<Arc<dyn Disk>>,
+    /// Where `remember` and `recall` keep and look; without it they are refused.
+    pub index: Option<Arc<dyn Index>>,
+    /// What processes can be allowed to call.
+    pub tools: Vec<Arc<dyn Tool>>,
+    /// What tokens cost.
+    pub price: Price,
+}
+
+/// What a user says to a process that asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// The answer to a question.
+    Text(String),
+    /// Whether the call of this key may be made.
+    Allow(String, bool),
+}
+
 /// What others ask of the engine's thread.
 enum Command {
-    Start(Box<Job>, Box<Spawn>, SyncSender<Option<Pid>>),
-    Tell(Event),
+    Start(Box<Job>, Box<Spawn>, SyncSender<Result<Pid, Refusal>>),
+    Resume(Box<Life>, u64, Box<dyn Sink>),
+    Behind(Pid),
+    Tell(Event, SyncSender<bool>),
+    Says(Pid, Says, SyncSender<Result<(), Refusal>>),
+    Mail(Pid, String, SyncSender<Result<(), Refusal>>),
+    Look(Pid, SyncSender<Option<Life>>),
     List(SyncSender<Vec<Process>>),
+    /// What was noted last of a process is durable.
+    GoOn(Pid),
+    /// It could not be noted.
+    Unnoted(Pid, DiskError),
+    /// A turn can begin.
+    Fresh(Pid, Result<Box<Fresh>, Refusal>),
+    /// A tool has answered.
+    Answered(Pid, ToolResult),
     Stop,
 }
+
+/// Models by name: what they are, and their text sides.
+type Models = BTreeMap<String, (ModelInfo, Arc<dyn Language>)>;
 
 /// The running system.
 pub struct Kernel {
     commands: SyncSender<Command>,
-    models: BTreeMap<String, (ModelInfo, Arc<dyn Language>)>,
+    models: Arc<Models>,
+    clerk: Clerk,
+    world: World,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Kernel {
-    /// Starts the engine's thread with these models.
+    /// Starts the engine's thread with these models and nothing beside them.
     ///
     /// # Panics
     /// If the operating system has no thread left.
     pub fn start(loaded: Vec<Loaded>, options: Options) -> Kernel {
-        let models = loaded
+        Kernel::start_in(World::default(), loaded, options)
+    }
+
+    /// Starts the engine's thread with these models. [`Kernel::resume`] brings back the processes of
+    /// the journal.
+    ///
+    /// # Panics
+    /// If the operating system has no thread left.
+    pub fn start_in(world: World, loaded: Vec<Loaded>, options: Options) -> Kernel {
+        let models: Models = loaded
             .iter()
             .map(|model| (model.info.name.clone(), (model.info.clone(), model.language.clone())))
             .collect();
+        let models = Arc::new(models);
         let rows = loaded.iter().map(|model| model.executor.max_rows()).min().unwrap_or(1);
         let limits = Limits {
             slots: options.slots.clamp(1, rows),
@@ -97,47 +152,144 @@ impl Kernel {
         };
         let (commands, receiver) = mpsc::sync_channel(COMMANDS);
         let engines = loaded.into_iter().map(|model| (model.info.name, model.executor)).collect();
+        let clerk = Clerk::start(world.disk.clone(), commands.clone());
         let runtime = Runtime {
             core: Core::new(Scheduler::new(options.order, limits)),
             engines,
             jobs: BTreeMap::new(),
             most: options.most,
             started: Instant::now(),
+            models: models.clone(),
+            world: world.clone(),
+            clerk: clerk.clone(),
+            commands: commands.clone(),
+            outcomes: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
             .name("kernel".into())
             .spawn(move || runtime.run(&receiver))
             .expect("a thread for the engine");
-        Kernel { commands, models, thread: Mutex::new(Some(thread)) }
+        Kernel { commands, models, clerk, world, thread: Mutex::new(Some(thread)) }
     }
 
     /// All processes, those that ended lately too.
     pub fn processes(&self) -> Vec<Process> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        match self.commands.send(Command::List(reply)) {
-            Ok(()) => answer.recv().unwrap_or_default(),
-            Err(_) => Vec::new(),
-        }
+        self.ask(Command::List).unwrap_or_default()
     }
 
-    /// Sends a signal to a process; whether there is one that could take it.
+    /// Sends a signal to a process; whether there is one that could take it. On return it is durable.
     pub fn signal(&self, pid: Pid, signal: Signal) -> bool {
-        self.tell(pid, Event::Signal(pid, signal))
+        self.ask(|reply| Command::Tell(Event::Signal(pid, signal), reply)).unwrap_or(false)
     }
 
     /// Gives a process another weight.
     pub fn nice(&self, pid: Pid, class: yushan_abi::Class, weight: u32) -> bool {
-        self.tell(pid, Event::Nice(pid, class, weight))
+        self.ask(|reply| Command::Tell(Event::Nice(pid, class, weight), reply)).unwrap_or(false)
     }
 
-    fn tell(&self, pid: Pid, event: Event) -> bool {
-        let alive =
-            self.processes().iter().any(|process| process.pid == pid && process.exit.is_none());
-        alive && self.commands.send(Command::Tell(event)).is_ok()
+    /// Answers a process that asked.
+    pub fn says(&self, pid: Pid, says: Says) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Says(pid, says, reply)).unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// Sends a message of the user to a process.
+    pub fn mail(&self, pid: Pid, text: String) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Mail(pid, text, reply)).unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// What a process with a program that is alive has been told and has said.
+    pub fn look(&self, pid: Pid) -> Option<Life> {
+        self.ask(|reply| Command::Look(pid, reply)).flatten()
+    }
+
+    /// Starts a process with a program. On return it is durable.
+    pub fn spawn(&self, mut program: Program, sink: Box<dyn Sink>) -> Result<Pid, Refusal> {
+        for name in program.capabilities.keys() {
+            let tool = self.world.tools.iter().find(|tool| tool.spec().name == *name);
+            let spec = SystemCall::spec(name).or_else(|| tool.map(|tool| tool.spec().clone()));
+            let spec = spec.ok_or_else(|| Refusal::Invalid {
+                field: "tools".into(),
+                detail: format!("there is no tool {name:?}; expected one of {}", self.tools()),
+            })?;
+            program.request.tools.retain(|other| other.name != *name);
+            program.request.tools.push(spec);
+        }
+        if program.title.is_empty() {
+            program.title = title(&program.request);
+        }
+        let life = Life::new(Pid(0), program);
+        self.begin(&life.request(), sink, Some(life))
+    }
+
+    /// The names of all tools that a process can be allowed to call, the system's own first.
+    pub fn tools(&self) -> String {
+        let own = SystemCall::NAMES.into_iter().map(String::from);
+        let others = self.world.tools.iter().map(|tool| tool.spec().name.clone());
+        own.chain(others).collect::<Vec<_>>().join(", ")
+    }
+
+    fn begin(
+        &self,
+        request: &Request,
+        sink: Box<dyn Sink>,
+        life: Option<Life>,
+    ) -> Result<Pid, Refusal> {
+        let (info, language) = self.model(&request.model)?;
+        let fresh = Fresh::new((info, language.as_ref()), request, &[])?;
+        let spawn = match &life {
+            Some(life) => spawn_of(life, self.world.price),
+            None => Spawn {
+                parent: None,
+                title: title(request),
+                model: request.model.clone(),
+                tenant: request.tenant.clone(),
+                class: request.class,
+                weight: request.weight,
+                budget: Budget::default(),
+                price: self.world.price,
+                spent: Spent::default(),
+                label: Label::of(Sources::USER).for_reader(request.tenant.clone()),
+                prompt: 0,
+            },
+        };
+        let spawn = Spawn { prompt: fresh.tokens.len(), ..spawn };
+        let mut job = Job::new(request, sink, life);
+        job.turn_to(fresh);
+        let (job, spawn) = (Box::new(job), Box::new(spawn));
+        self.ask(|reply| Command::Start(job, spawn, reply)).unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// Asks the engine's thread; `None` if it has ended.
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.commands.send(command(reply)).ok()?;
+        answer.recv().ok()
     }
 
     fn model(&self, name: &str) -> Result<&(ModelInfo, Arc<dyn Language>), Refusal> {
         self.models.get(name).ok_or_else(|| Refusal::NoModel(name.into()))
+    }
+}
+
+fn stopped() -> Refusal {
+    Refusal::Internal("the kernel has stopped".into())
+}
+
+/// A life as the process table has it.
+fn spawn_of(life: &Life, price: Price) -> Spawn {
+    let Program { parent, title, request, budget, .. } = &life.program;
+    Spawn {
+        parent: *parent,
+        title: title.clone(),
+        model: request.model.clone(),
+        tenant: request.tenant.clone(),
+        class: request.class,
+        weight: request.weight,
+        budget: *budget,
+        price,
+        spent: Spent::default(),
+        label: life.label.clone(),
+        prompt: 0,
     }
 }
 
@@ -148,54 +300,21 @@ impl Drop for Kernel {
         if let Some(thread) = thread {
             let _ = thread.join();
         }
+        // Everything that was noted before is durable then.
+        let _ = self.clerk.wait(Vec::new());
     }
 }
 
 impl Complete for Kernel {
     fn complete(&self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refusal> {
-        let (info, language) = self.model(&request.model)?;
-        let limit = info.context;
-        let window = window(language.as_ref(), &request, limit)?;
-        let writer = language.begin(&request, &window.tokens)?;
-        let prompt = window.tokens.len();
-        let scored = request.echo && request.logprobs.is_some();
-        let job = Job {
-            model: request.model.clone(),
-            prompt,
-            history: window.tokens,
-            fed: 0,
-            sequence: None,
-            writer,
-            sink,
-            counts: Counts { limit, prompt, dropped: window.dropped, ..Counts::default() },
-            most: request.max_tokens.unwrap_or(usize::MAX),
-            echo: request.echo,
-            scored,
-            calls: 0,
-            blocked: false,
-        };
-        let user = request.tenant.clone();
-        let spawn = Spawn {
-            parent: None,
-            title: title(&request),
-            model: request.model,
-            label: Label::of(Sources::USER).for_reader(user.clone()),
-            tenant: user,
-            class: request.class,
-            weight: request.weight,
-            budget: Budget::default(),
-            price: Price::default(),
-            spent: Spent::default(),
-            prompt,
-        };
-        let (reply, answer) = mpsc::sync_channel(1);
-        let stopped = || Refusal::Internal("the kernel has stopped".into());
-        let start = Command::Start(Box::new(job), Box::new(spawn), reply);
-        self.commands.send(start).map_err(|_| stopped())?;
-        match answer.recv().map_err(|_| stopped())? {
-            Some(_) => Ok(()),
-            None => Err(Refusal::Busy { after_ms: 1000 }),
+        match &request.durable {
+            None => self.begin(&request, sink, None),
+            Some(key) => {
+                let key = key.clone();
+                self.spawn(Program { key, ..Program::new(request) }, sink)
+            }
         }
+        .map(|_| ())
     }
 
     fn models(&self) -> Vec<ModelInfo> {

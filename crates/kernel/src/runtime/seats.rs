@@ -1,6 +1,6 @@
 //! Seats: places of processes in an engine, given and taken.
 
-use yushan_abi::{Event as Shown, ExecutorError, Finish};
+use yushan_abi::{ExecutorError, Finish};
 
 use super::engine::Runtime;
 use crate::core::Event;
@@ -26,8 +26,7 @@ impl Runtime {
             (job.sequence, job.fed) = (Some(admitted.sequence), cached);
             if job.counts.generated == 0 {
                 job.counts.cached = cached;
-                let counts = job.counts;
-                job.show(Shown::Started(counts));
+                job.begin();
                 if cached > 0 {
                     job.show_prompt(0, cached, None);
                 }
