@@ -204,7 +204,7 @@ impl Job {
         Turn::Over(finish, Vec::new())
     }
 
-    fn show_pieces(&mut self, pieces: Vec<Piece>, mut logprob: Option<Logprob>) {
+    pub(crate) fn show_pieces(&mut self, pieces: Vec<Piece>, mut logprob: Option<Logprob>) {
         if pieces.is_empty() && logprob.is_some() {
             self.show(Shown::Text { text: String::new(), logprob: logprob.take() });
         }

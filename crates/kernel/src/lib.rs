@@ -10,6 +10,7 @@ pub mod context;
 pub mod core;
 pub mod gate;
 mod job;
+pub mod journal;
 pub mod life;
 pub mod process;
 pub mod runtime;

@@ -30,6 +30,8 @@ pub(super) enum Then {
     GoOn(Vec<Pid>),
     /// Whoever asked for a process hears of it.
     Began(Pid, SyncSender<Result<Pid, Refusal>>),
+    /// Whoever waits hears this; nothing can be refused.
+    Tell(SyncSender<bool>, bool),
     /// Whoever waits hears of it.
     Wake(SyncSender<Result<(), DiskError>>),
 }
@@ -43,10 +45,7 @@ impl Clerk {
     ///
     /// # Panics
     /// If the operating system has no thread left.
-    pub(super) fn start(
-        disk: Option<Arc<dyn Disk>>,
-        commands: SyncSender<Command>,
-    ) -> Clerk {
+    pub(super) fn start(disk: Option<Arc<dyn Disk>>, commands: SyncSender<Command>) -> Clerk {
         let (notes, receiver) = mpsc::channel();
         std::thread::Builder::new()
             .name("journal".into())
@@ -128,6 +127,9 @@ fn follow(then: Then, written: Result<(), DiskError>, commands: &SyncSender<Comm
         (Then::Began(pid, reply), Err(error)) => {
             let _ = reply.send(Err(Refusal::Internal(error.to_string())));
             let _ = commands.send(Command::Unnoted(pid, error));
+        }
+        (Then::Tell(reply, what), _) => {
+            let _ = reply.send(what);
         }
         (Then::Wake(reply), written) => {
             let _ = reply.send(written);

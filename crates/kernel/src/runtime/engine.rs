@@ -5,15 +5,22 @@
 //! (`step.rs` runs plans, `seats.rs` gives processes their place in an engine).
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Instant;
 
-use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal};
+use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
 
-use super::{Command, POLL};
+use super::clerk::{Clerk, Then};
+use super::{Command, Models, POLL, World};
 use crate::core::{Action, Core, Event};
 use crate::job::Job;
-use crate::process::{Exit, Pid};
+use crate::life::Entry;
+use crate::process::{Exit, Pid, Signal, Spawn};
+use crate::syscall::failed;
+
+/// When somebody who was refused shall come again.
+const BUSY_MS: u64 = 1000;
 
 /// The engine's thread.
 pub(super) struct Runtime {
@@ -22,6 +29,18 @@ pub(super) struct Runtime {
     pub(super) jobs: BTreeMap<Pid, Job>,
     pub(super) most: usize,
     pub(super) started: Instant,
+    pub(super) models: Arc<Models>,
+    pub(super) world: World,
+    pub(super) clerk: Clerk,
+    pub(super) commands: SyncSender<Command>,
+    /// What children said that are over.
+    pub(super) outcomes: BTreeMap<Pid, Outcome>,
+}
+
+/// What a child said last.
+pub(super) struct Outcome {
+    pub(super) parent: Option<Pid>,
+    pub(super) result: ToolResult,
 }
 
 impl Runtime {
@@ -59,51 +78,121 @@ impl Runtime {
     }
 
     pub(super) fn stop(mut self) {
-        for pid in self.jobs.keys().copied().collect::<Vec<_>>() {
+        for (pid, mut job) in std::mem::take(&mut self.jobs) {
+            // What has a journal goes on after the next start.
+            match job.life {
+                Some(_) => job.show(Shown::Failed(Refusal::Stopping)),
+                None => job.show(Shown::Done {
+                    finish: Finish::Cancelled,
+                    counts: job.counts,
+                    calls: Vec::new(),
+                }),
+            };
             self.tell(Event::Exit(pid, Exit::Killed));
         }
     }
 
     pub(super) fn command(&mut self, command: Command) {
+        // Whoever asked and is gone needs no answer.
         match command {
-            Command::Start(job, spawn, reply) => {
-                let pid = self.core.next_pid();
-                if self.core.alive() >= self.most {
-                    let _ = reply.send(None);
-                    return;
-                }
-                self.jobs.insert(pid, *job);
-                let _ = reply.send(Some(pid));
-                self.tell(Event::Spawn(spawn));
+            Command::Start(job, spawn, reply) => self.start(*job, spawn, reply),
+            Command::Resume(life, lived, sink) => self.resume(*life, lived, sink),
+            Command::Behind(pid) => self.core.begin_behind(pid),
+            Command::Ended(life) => self.remember_outcome(&life),
+            Command::Tell(event, reply) => self.told(event, reply),
+            Command::Says(pid, says, reply) => {
+                let _ = reply.send(self.says(pid, says));
             }
-            Command::Tell(event) => self.tell(event),
+            Command::Mail(pid, text, reply) => {
+                let _ = reply.send(self.mail(pid, text));
+            }
+            Command::Look(pid, reply) => {
+                let _ = reply.send(self.life(pid).cloned());
+            }
             Command::List(reply) => {
                 let _ = reply.send(self.core.processes().cloned().collect());
             }
+            Command::GoOn(pid) => self.go_on(pid),
+            Command::Unnoted(pid, error) => {
+                self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
+            }
+            Command::Fresh(pid, fresh) => self.fresh(pid, fresh),
+            Command::Answered(pid, result) => self.answer(pid, result),
             Command::Stop => {}
         }
+    }
+
+    /// A process begins; whoever asked hears of it when it is durable, if it shall be.
+    fn start(&mut self, mut job: Job, spawn: Box<Spawn>, reply: SyncSender<Result<Pid, Refusal>>) {
+        if self.core.alive() >= self.most {
+            let _ = reply.send(Err(Refusal::Busy { after_ms: BUSY_MS }));
+            return;
+        }
+        let pid = self.core.next_pid();
+        match &mut job.life {
+            Some(life) => {
+                life.pid = pid;
+                let began = Entry::Began(Box::new(life.program.clone()));
+                self.clerk.note(vec![(pid, began)], Then::Began(pid, reply));
+            }
+            None => {
+                let _ = reply.send(Ok(pid));
+            }
+        }
+        self.jobs.insert(pid, job);
+        self.tell(Event::Spawn(spawn));
+    }
+
+    /// Somebody outside sends a signal, or changes a weight.
+    fn told(&mut self, event: Event, reply: SyncSender<bool>) {
+        let (pid, entry) = match &event {
+            Event::Signal(pid, Signal::Kill) => (*pid, None),
+            Event::Signal(pid, signal) => (*pid, Some(Entry::Held(*signal == Signal::Stop))),
+            Event::Nice(pid, class, weight) => (*pid, Some(Entry::Niced(*class, *weight))),
+            _ => return,
+        };
+        let alive = self.core.process(pid).is_some_and(|process| process.exit.is_none());
+        if let Some(entry) = entry.filter(|_| alive && self.life(pid).is_some()) {
+            self.note(pid, vec![entry], Then::Nothing);
+        }
+        if alive {
+            self.tell(event);
+        }
+        self.when_durable(reply, alive);
     }
 
     /// Tells the core what happened and does what it says.
     pub(super) fn tell(&mut self, event: Event) {
         for action in self.core.apply(self.now(), event) {
-            // Mail, waits and refusals are between processes that run programs of their own.
-            if let Action::Release(pid, exit) = action {
-                let finish = match exit {
-                    Exit::Done => continue,
-                    Exit::Killed => Ok(Finish::Cancelled),
-                    Exit::Budget(budget) => Ok(Finish::Budget(budget)),
-                    Exit::Failed(why) => Err(Refusal::Internal(why)),
-                };
-                self.release(pid, finish, Vec::new());
+            match action {
+                Action::Release(pid, exit) => self.release(pid, exit),
+                Action::Deliver(pid, from, message) => self.received(pid, from, &message),
+                Action::Woken(pid, child, _) => {
+                    let result = self.outcomes.get(&child).map(|outcome| outcome.result.clone());
+                    self.answer(pid, result.unwrap_or_else(|| failed("it is over")));
+                }
+                Action::Refused(pid, why) => self.answer(pid, failed(why)),
             }
         }
     }
 
+    /// The core has ended a process.
+    fn release(&mut self, pid: Pid, exit: Exit) {
+        let end = match exit.clone() {
+            // Whoever ended it has let it go.
+            Exit::Done => Ok(Finish::End),
+            Exit::Killed => Ok(Finish::Cancelled),
+            Exit::Budget(budget) => Ok(Finish::Budget(budget)),
+            Exit::Failed(why) => Err(Refusal::Internal(why)),
+        };
+        self.let_go(pid, exit, end, Vec::new());
+    }
+
     /// Frees what a process holds and shows its end.
-    pub(super) fn release(
+    pub(super) fn let_go(
         &mut self,
         pid: Pid,
+        exit: Exit,
         end: Result<Finish, Refusal>,
         calls: Vec<yushan_abi::Call>,
     ) {
@@ -111,11 +200,15 @@ impl Runtime {
         if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model)) {
             let _ = engine.release(sequence);
         }
-        let counts = job.counts;
+        let counts = job.life.as_ref().filter(|life| life.turns > 0).map(|life| life.counts);
+        let counts = counts.unwrap_or(job.counts);
         job.show(match end {
             Ok(finish) => Shown::Done { finish, counts, calls },
             Err(refusal) => Shown::Failed(refusal),
         });
+        if let Some(life) = job.life {
+            self.over(pid, *life, exit);
+        }
     }
 
     /// Lets those go on whose reader has room again, and ends those whose reader is gone.

@@ -21,16 +21,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
-    Complete, Disk, DiskError, Executor, Index, Label, Language, ModelInfo, Refusal, Request, Sink,
-    Sources, Tool, ToolResult,
+    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Label, Language, ModelInfo,
+    Refusal, Request, Sink, Sources, Tool, ToolResult,
 };
 
 use self::clerk::Clerk;
 use self::engine::Runtime;
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
-use crate::life::{Life, Program};
-use crate::process::{Budget, Pid, Price, Process, Signal, Spawn, Spent};
+use crate::journal::{self, Mark};
+use crate::life::{Entry, Life, Program};
+use crate::process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
 use crate::syscall::SystemCall;
 
@@ -96,6 +97,8 @@ enum Command {
     Start(Box<Job>, Box<Spawn>, SyncSender<Result<Pid, Refusal>>),
     Resume(Box<Life>, u64, Box<dyn Sink>),
     Behind(Pid),
+    /// A child that was over before the system stopped.
+    Ended(Box<Life>),
     Tell(Event, SyncSender<bool>),
     Says(Pid, Says, SyncSender<Result<(), Refusal>>),
     Mail(Pid, String, SyncSender<Result<(), Refusal>>),
@@ -187,6 +190,64 @@ impl Kernel {
         self.ask(|reply| Command::Tell(Event::Nice(pid, class, weight), reply)).unwrap_or(false)
     }
 
+    /// Brings back the processes that the journal tells of and that are not over; how many. `sinks`
+    /// gives each a reader, and `None` to one that nobody wants any more: it ends. Those that have a
+    /// key and ended before their reader can have heard of it are shown to it, too.
+    pub fn resume(
+        &self,
+        mut sinks: impl FnMut(&Life) -> Option<Box<dyn Sink>>,
+    ) -> Result<usize, DiskError> {
+        let Some(disk) = self.world.disk.as_deref() else { return Ok(0) };
+        let mark = Mark::read(disk)?;
+        let lives = journal::lives(disk, mark.from)?;
+        let last = lives.keys().last().map_or(mark.last, |pid| pid.0.max(mark.last));
+        self.send(Command::Behind(Pid(last)));
+        let orphan = |life: &Life| {
+            let parent = life.program.parent.and_then(|parent| lives.get(&parent));
+            life.program.parent.is_some() && parent.is_none_or(|told| told.life.exit.is_some())
+        };
+        let (mut back, mut from) = (Vec::new(), u64::MAX);
+        for told in lives.values() {
+            let life = &told.life;
+            if life.exit.is_some() {
+                if life.program.parent.is_some() {
+                    self.send(Command::Ended(Box::new(life.clone())));
+                } else if !life.program.key.is_empty()
+                    && let Some(sink) = sinks(life)
+                {
+                    // Shown at the next start too, if it was not kept by then.
+                    from = from.min(told.first);
+                    show_end(life, sink);
+                }
+                continue;
+            }
+            match if orphan(life) { None } else { sinks(life) } {
+                Some(sink) => {
+                    from = from.min(told.first);
+                    back.push((told, sink));
+                }
+                None => self.clerk.wait(vec![(life.pid, Entry::Exited(Exit::Killed))])?,
+            }
+        }
+        let count = back.len();
+        for (told, sink) in back {
+            let lived = told.times.1 - told.times.0;
+            self.send(Command::Resume(Box::new(told.life.clone()), lived, sink));
+        }
+        let next = lives.values().map(|told| told.first).max().map_or(mark.from, |first| first + 1);
+        // Without it the next start only reads more.
+        let _ = Mark { from: from.min(next), last }.write(disk, clock());
+        Ok(count)
+    }
+
+    /// The journal of a process, each entry with its time in milliseconds since 1970.
+    pub fn log(&self, pid: Pid) -> Result<Vec<(u64, Entry)>, DiskError> {
+        match self.world.disk.as_deref() {
+            Some(disk) => journal::log(disk, pid),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Answers a process that asked.
     pub fn says(&self, pid: Pid, says: Says) -> Result<(), Refusal> {
         self.ask(|reply| Command::Says(pid, says, reply)).unwrap_or_else(|| Err(stopped()))
@@ -266,6 +327,11 @@ impl Kernel {
         answer.recv().ok()
     }
 
+    fn send(&self, command: Command) {
+        // The thread ends with the kernel alone.
+        let _ = self.commands.send(command);
+    }
+
     fn model(&self, name: &str) -> Result<&(ModelInfo, Arc<dyn Language>), Refusal> {
         self.models.get(name).ok_or_else(|| Refusal::NoModel(name.into()))
     }
@@ -273,6 +339,22 @@ impl Kernel {
 
 fn stopped() -> Refusal {
     Refusal::Internal("the kernel has stopped".into())
+}
+
+/// Tells a reader that was not there what became of a process.
+fn show_end(life: &Life, mut sink: Box<dyn Sink>) {
+    let (counts, calls) = (life.counts, life.open.iter().cloned().collect());
+    let finish = match life.exit.clone() {
+        Some(Exit::Budget(budget)) => Finish::Budget(budget),
+        Some(Exit::Killed) => Finish::Cancelled,
+        _ => life.finish.clone().unwrap_or(Finish::End),
+    };
+    sink.push(Shown::Started(counts));
+    sink.push(Shown::Text { text: life.text.clone(), logprob: None });
+    sink.push(match life.exit.clone() {
+        Some(Exit::Failed(why)) => Shown::Failed(Refusal::Internal(why)),
+        _ => Shown::Done { finish, counts, calls },
+    });
 }
 
 /// A life as the process table has it.

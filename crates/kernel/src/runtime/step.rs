@@ -101,10 +101,16 @@ impl Runtime {
     /// After a token: goes on, or ends.
     pub(super) fn after(&mut self, pid: Pid, turn: Turn) {
         match turn {
-            Turn::On => self.tell(Event::Wrote(pid)),
+            Turn::On => {
+                self.tell(Event::Wrote(pid));
+                self.wrote(pid);
+            }
+            Turn::Over(finish, calls) if self.life(pid).is_some() => {
+                self.turn_over(pid, finish, calls);
+            }
             Turn::Over(finish, calls) => {
                 // Shown first: what its last token costs cannot end it any more.
-                self.release(pid, Ok(finish), calls);
+                self.let_go(pid, Exit::Done, Ok(finish), calls);
                 self.tell(Event::Wrote(pid));
                 self.tell(Event::Exit(pid, Exit::Done));
             }
@@ -122,7 +128,7 @@ impl Runtime {
             Ok(_) => Exit::Done,
             Err(refusal) => Exit::Failed(refusal.to_string()),
         };
-        self.release(pid, end, calls);
+        self.let_go(pid, exit.clone(), end, calls);
         self.tell(Event::Exit(pid, exit));
     }
 }

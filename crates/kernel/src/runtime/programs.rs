@@ -1,0 +1,502 @@
+//! Programs: processes that go on after they have spoken.
+//!
+//! The loop of a program is generate, call, answer: when a turn is over the journal takes it, then each call
+//! is made and its answer taken, then the next turn begins on what the engine still holds of the one
+//! before.
+//!
+//! The key decision: everything here follows from [`Life::next`]. An entry is applied when it is made; what
+//! it leads to waits until it is durable and comes back as [`Command::GoOn`]. Whatever blocks (a driver,
+//! a disk, a tokenizer) has a thread of its own.
+
+use std::sync::mpsc::SyncSender;
+
+use yushan_abi::{
+    Call, Effect, Finish, Item, Label, Message, Piece, Prompt, Refusal, Role, Sink, Sources,
+    ToolResult,
+};
+
+use super::clerk::Then;
+use super::engine::{Outcome, Runtime};
+use super::{Command, Says, spawn_of};
+use crate::core::Event;
+use crate::gate::Decision;
+use crate::job::{Fresh, Job};
+use crate::life::{Entry, Life, Next, Program};
+use crate::process::{Budget, Exit, Pid, Process, Spawn};
+use crate::syscall::{self, SystemCall, failed, said};
+
+/// Tokens of a turn that the journal takes together.
+const NOTED: usize = 64;
+
+impl Runtime {
+    pub(super) fn life(&self, pid: Pid) -> Option<&Life> {
+        self.jobs.get(&pid)?.life.as_deref()
+    }
+
+    /// Takes note of what happened to a process; `then` when it is durable.
+    pub(super) fn note(&mut self, pid: Pid, entries: Vec<Entry>, then: Then) {
+        let life = self.jobs.get_mut(&pid).and_then(|job| job.life.as_mut());
+        let Some(life) = life.filter(|life| life.exit.is_none()) else { return };
+        entries.iter().for_each(|entry| life.apply(entry.clone()));
+        self.clerk.note(entries.into_iter().map(|entry| (pid, entry)).collect(), then);
+    }
+
+    /// Hands the tokens of a turn to the journal, now and then.
+    pub(super) fn wrote(&mut self, pid: Pid) {
+        let Some(job) = self.jobs.get_mut(&pid).filter(|job| job.life.is_some()) else { return };
+        if job.counts.generated - job.noted >= NOTED {
+            let from = job.prompt + job.noted;
+            job.noted = job.counts.generated;
+            let tokens = job.history[from..].to_vec();
+            self.note(pid, vec![Entry::Wrote(tokens)], Then::Nothing);
+        }
+    }
+
+    /// A turn is over: what was said goes into the journal before anything follows from it.
+    pub(super) fn turn_over(&mut self, pid: Pid, finish: Finish, calls: Vec<Call>) {
+        let Some(job) = self.jobs.get_mut(&pid) else { return };
+        job.writer = None;
+        let (text, counts) = (std::mem::take(&mut job.said), job.counts);
+        self.tell(Event::Paused(pid));
+        let entry = Entry::Said { text, calls, finish, counts };
+        self.note(pid, vec![entry], Then::GoOn(vec![pid]));
+    }
+
+    /// What was noted is durable: what follows?
+    pub(super) fn go_on(&mut self, pid: Pid) {
+        let Some(life) = self.life(pid) else { return };
+        match life.next() {
+            Next::Write if self.jobs[&pid].writer.is_none() => self.ready(pid),
+            // The first turn was made ready by whoever asked for it, and is under way.
+            Next::Write => {}
+            Next::Call(call) => {
+                let call = call.clone();
+                self.call(pid, &call);
+            }
+            Next::End(_) => {
+                self.note(pid, vec![Entry::Exited(Exit::Done)], Then::GoOn(vec![pid]));
+            }
+            Next::Over => {
+                let finish = life.finish.clone().unwrap_or(Finish::End);
+                let calls = life.open.iter().cloned().collect();
+                self.end(pid, Ok(finish), calls);
+            }
+        }
+    }
+
+    /// Brings the conversation into tokens, on a thread of its own.
+    fn ready(&self, pid: Pid) {
+        let Some(life) = self.life(pid) else { return };
+        let (request, written) = (life.request(), life.written.clone());
+        let models = self.models.clone();
+        self.work(move || {
+            let model = models.get(&request.model);
+            let model = model.ok_or_else(|| Refusal::NoModel(request.model.clone()));
+            let fresh = model.and_then(|(info, language)| {
+                Fresh::new((info, language.as_ref()), &request, &written)
+            });
+            Command::Fresh(pid, fresh.map(Box::new))
+        });
+    }
+
+    /// Does something that may block, and takes what comes of it as a command.
+    fn work(&self, work: impl FnOnce() -> Command + Send + 'static) {
+        let commands = self.commands.clone();
+        let thread = std::thread::Builder::new().name("call".into());
+        // Without a thread the process waits for ever, and can be killed.
+        let _ = thread.spawn(move || commands.send(work()));
+    }
+
+    /// Begins a turn.
+    pub(super) fn fresh(&mut self, pid: Pid, fresh: Result<Box<Fresh>, Refusal>) {
+        let fresh = match fresh {
+            Ok(fresh) => *fresh,
+            Err(refusal) => return self.end(pid, Err(refusal), Vec::new()),
+        };
+        let Some(job) = self.jobs.get_mut(&pid) else { return };
+        let kept = job.turn_to(fresh);
+        if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model))
+            && let Err(error) = engine.truncate(sequence, kept)
+        {
+            return self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
+        }
+        let unread = job.history.len() - kept;
+        self.tell(Event::Turn(pid, unread));
+    }
+
+    fn call(&mut self, pid: Pid, call: &Call) {
+        // A call that waited for the user, or was begun before the system stopped, counts once.
+        let again = self.life(pid).is_some_and(|l| l.confirmed.is_some() || l.intended.is_some());
+        if !again {
+            self.tell(Event::Call(pid, call.name.clone()));
+        }
+        let Some(life) = self.life(pid) else { return };
+        let able = life.capability(&call.name).is_some_and(|able| able.uses != Some(0));
+        match SystemCall::parse(call) {
+            Some(_) if !able => self.answer(pid, failed("denied")),
+            Some(Ok(call)) => self.system_call(pid, call),
+            Some(Err(why)) => self.answer(pid, failed(why)),
+            None => self.tool_call(pid, call),
+        }
+    }
+
+    /// Through the gate to the driver.
+    fn tool_call(&mut self, pid: Pid, call: &Call) {
+        let tool = self.world.tools.iter().find(|tool| tool.spec().name == call.name).cloned();
+        let Some(tool) = tool else {
+            return self.answer(pid, failed(format!("the tool {:?} is not here now", call.name)));
+        };
+        let Some(life) = self.life(pid) else { return };
+        let (decision, arguments) = match syscall::judge(life, tool.spec(), call) {
+            Ok(judged) => judged,
+            Err(why) => return self.answer(pid, failed(why)),
+        };
+        match decision {
+            Decision::Deny(_) => return self.answer(pid, failed("denied")),
+            Decision::Ask(_) => return self.tell(Event::Ask(pid)),
+            Decision::Allow => {}
+        }
+        if life.intended.is_some() && tool.spec().effect != Effect::Read {
+            return self.answer(
+                pid,
+                failed(
+                    "unknown: the system stopped during this call; it may or may not have happened",
+                ),
+            );
+        }
+        let (key, clerk) = (life.key(), self.clerk.clone());
+        self.work(move || {
+            let intended = Entry::Intended { key: key.clone() };
+            match clerk.wait(vec![(pid, intended)]) {
+                Ok(()) => Command::Answered(pid, syscall::run(tool.as_ref(), &arguments, &key)),
+                Err(error) => Command::Unnoted(pid, error),
+            }
+        });
+    }
+
+    /// The first open call is answered.
+    pub(super) fn answer(&mut self, pid: Pid, result: ToolResult) {
+        self.answered(pid, result, false, Vec::new());
+    }
+
+    fn answered(&mut self, pid: Pid, result: ToolResult, received: bool, before: Vec<Entry>) {
+        if self.life(pid).is_none_or(|life| life.exit.is_some() || life.open.is_empty()) {
+            return;
+        }
+        self.tell(Event::Answered(pid, result.label.clone()));
+        let mut entries = before;
+        entries.push(Entry::Answered { result, received });
+        self.note(pid, entries, Then::GoOn(vec![pid]));
+    }
+
+    fn system_call(&mut self, pid: Pid, call: SystemCall) {
+        let Some(life) = self.life(pid) else { return };
+        match call {
+            SystemCall::Fork {} => self.fork(pid),
+            SystemCall::Spawn { task, instructions, tools, tokens } => {
+                match child(life, &task, &instructions, &tools) {
+                    Ok(program) => self.begin_child(pid, program, tokens, None),
+                    Err(why) => self.answer(pid, failed(why)),
+                }
+            }
+            SystemCall::Wait { pid: child } => match self.outcomes.get(&child) {
+                Some(outcome) if outcome.parent == Some(pid) => {
+                    let result = outcome.result.clone();
+                    self.answer(pid, result);
+                }
+                _ if self.core.process(child).is_some_and(|c| c.spawn.parent == Some(pid)) => {
+                    self.tell(Event::Wait(pid, child));
+                }
+                _ => self.answer(pid, failed("there is no such child")),
+            },
+            SystemCall::Send { pid: to, text } => {
+                let label = life.label.join(&Label::of(Sources::MODEL));
+                let tenant = life.program.request.tenant.clone();
+                let message = Message::new(Role::User, text, label);
+                match self.deliver(pid, to, &tenant, message) {
+                    Ok(()) => self.answer(pid, said("sent")),
+                    Err(why) => self.answer(pid, failed(why)),
+                }
+            }
+            SystemCall::Receive {} => self.tell(Event::Receive(pid)),
+            SystemCall::Remember { text } => self.remember(pid, text),
+            SystemCall::Recall { query, limit } => self.recall(pid, query, limit),
+            SystemCall::Ask { .. } if life.program.attended => self.tell(Event::Ask(pid)),
+            SystemCall::Ask { .. } => self.answer(pid, failed("nobody is there to be asked")),
+            SystemCall::Exit { text } => {
+                if let Some(job) = self.jobs.get_mut(&pid) {
+                    job.show_pieces(vec![Piece::Text(text.clone())], None);
+                }
+                let (calls, finish) = (Vec::new(), Finish::End);
+                let counts = yushan_abi::Counts::default();
+                let entry = Entry::Said { text, calls, finish, counts };
+                self.note(pid, vec![entry], Then::GoOn(vec![pid]));
+            }
+        }
+    }
+
+    /// Puts a message into a mailbox.
+    fn deliver(
+        &mut self,
+        from: Pid,
+        to: Pid,
+        tenant: &str,
+        message: Message,
+    ) -> Result<(), &'static str> {
+        let mine = |life: &Life| life.program.request.tenant == tenant && life.exit.is_none();
+        if !self.life(to).is_some_and(mine) {
+            return Err("there is no such process, or it reads no messages");
+        }
+        self.core.takes_mail(to)?;
+        self.note(to, vec![Entry::Heard(from, Box::new(message.clone()))], Then::Nothing);
+        self.tell(Event::Send(from, to, Box::new(message)));
+        Ok(())
+    }
+
+    /// A message was handed over to whoever waited for one.
+    pub(super) fn received(&mut self, pid: Pid, from: Pid, message: &Message) {
+        let text = match from {
+            Pid(0) => format!("from the user: {}", message.text()),
+            from => format!("from process {from}: {}", message.text()),
+        };
+        let result = ToolResult { text, failed: false, label: message.label() };
+        self.answered(pid, result, true, Vec::new());
+    }
+
+    fn fork(&mut self, pid: Pid) {
+        let Some(life) = self.life(pid) else { return };
+        let child = self.core.next_pid();
+        let mut program = life.program.clone();
+        program.parent = Some(pid);
+        program.key = String::new();
+        for (name, able) in &mut program.capabilities {
+            able.uses = life.capability(name).and_then(|left| left.uses);
+        }
+        // The other calls of this turn are the parent's.
+        let mut messages = life.messages.clone();
+        let answered = messages.iter().rev().take_while(|m| m.role == Role::Tool).count();
+        if let Some(last) = messages.iter_mut().rev().find(|m| m.role == Role::Assistant) {
+            last.calls.truncate(answered + 1);
+        }
+        let Some(call) = life.open.front() else { return };
+        let text = format!("you are the new process {child}, forked from {pid}");
+        let mut told = Message::new(Role::Tool, text, Label::of(Sources::SYSTEM));
+        (told.answers, told.name) = (Some(call.id.clone()), Some(call.name.clone()));
+        messages.push(told);
+        program.request.prompt = Prompt::Chat(messages);
+        self.begin_child(pid, program, None, Some(pid));
+    }
+
+    /// Starts a child; with `of`, on the keys and values of that process.
+    fn begin_child(&mut self, parent: Pid, program: Program, tokens: Option<u64>, of: Option<Pid>) {
+        if self.core.alive() >= self.most {
+            return self.answer(parent, failed("there are too many processes"));
+        }
+        let Some(process) = self.core.process(parent) else { return };
+        let lent = share(process, tokens, self.now());
+        let pid = self.core.next_pid();
+        let program = Program { parent: Some(parent), budget: lent, ..program };
+        let life = Life::new(pid, program.clone());
+        let spawn = Spawn { prompt: 0, ..spawn_of(&life, self.world.price) };
+        let mut job = Job::new(&program.request, Box::new(yushan_abi::Nobody), Some(life));
+        if let Some(of) = of.and_then(|of| self.jobs.get(&of))
+            && let (Some(sequence), Some(engine)) = (of.sequence, self.engines.get_mut(&of.model))
+        {
+            // Without pages it reads its past again.
+            job.sequence = engine.fork(sequence).ok();
+            if job.sequence.is_some() {
+                (job.history, job.fed) = (of.history.clone(), of.fed);
+            }
+        }
+        self.jobs.insert(pid, job);
+        self.tell(Event::Spawn(Box::new(spawn)));
+        self.tell(Event::Lent(parent, lent));
+        self.tell(Event::Answered(parent, Label::of(Sources::SYSTEM)));
+        let result = said(format!("started process {pid}"));
+        let mut entries = vec![(pid, Entry::Began(Box::new(program)))];
+        let own = [Entry::Lent(lent), Entry::Answered { result, received: false }];
+        if let Some(life) = self.jobs.get_mut(&parent).and_then(|job| job.life.as_mut()) {
+            own.iter().for_each(|entry| life.apply(entry.clone()));
+        }
+        entries.extend(own.map(|entry| (parent, entry)));
+        self.clerk.note(entries, Then::GoOn(vec![parent, pid]));
+    }
+
+    fn remember(&mut self, pid: Pid, text: String) {
+        let Some(life) = self.life(pid) else { return };
+        let Some(index) = self.world.index.clone() else {
+            return self.answer(pid, failed("nothing can be kept here"));
+        };
+        let owner = life.program.request.tenant.clone();
+        let label = life.label.join(&Label::of(Sources::MODEL));
+        let item = Item { id: format!("memory-{}", life.key()), owner, text, label };
+        self.work(move || {
+            let kept = index.insert(&item);
+            Command::Answered(pid, kept.map_or_else(|e| failed(e.to_string()), |()| said("kept")))
+        });
+    }
+
+    fn recall(&mut self, pid: Pid, query: String, limit: usize) {
+        let Some(life) = self.life(pid) else { return };
+        let Some(index) = self.world.index.clone() else {
+            return self.answer(pid, failed("nothing can be kept here"));
+        };
+        let owner = life.program.request.tenant.clone();
+        self.work(move || {
+            let result = match index.search(&owner, &query, limit) {
+                Ok(hits) if hits.is_empty() => said("nothing was found"),
+                Ok(hits) => ToolResult {
+                    text: hits.iter().map(|hit| format!("- {}\n", hit.item.text)).collect(),
+                    failed: false,
+                    label: hits
+                        .iter()
+                        .fold(Label::of(Sources::SYSTEM), |label, hit| label.join(&hit.item.label)),
+                },
+                Err(error) => failed(error.to_string()),
+            };
+            Command::Answered(pid, result)
+        });
+    }
+
+    /// What the user says to a process that asked.
+    pub(super) fn says(&mut self, pid: Pid, says: Says) -> Result<(), Refusal> {
+        let asking = |p: &Process| p.state == crate::process::State::Asking;
+        let invalid =
+            |detail: &str| Refusal::Invalid { field: "answer".into(), detail: detail.into() };
+        let life = self.life(pid).filter(|_| self.core.process(pid).is_some_and(asking));
+        let Some((life, call)) = life.and_then(|life| Some((life, life.open.front()?))) else {
+            return Err(invalid("this process asks nothing"));
+        };
+        let question = call.name == "ask";
+        match says {
+            Says::Text(text) if question => {
+                let label = Label::of(Sources::USER);
+                let label = label.for_reader(life.program.request.tenant.clone());
+                self.answer(pid, ToolResult { text, failed: false, label });
+            }
+            Says::Allow(key, allowed) if !question && key == life.key() => {
+                self.note(pid, vec![Entry::Confirmed(allowed)], Then::GoOn(vec![pid]));
+            }
+            Says::Allow(..) if !question => {
+                return Err(invalid("that is not the call it asks for"));
+            }
+            Says::Text(_) => {
+                return Err(invalid("it asks whether it may call; expected yes or no"));
+            }
+            Says::Allow(..) => return Err(invalid("it asks a question; expected text")),
+        }
+        Ok(())
+    }
+
+    /// A message of the user.
+    pub(super) fn mail(&mut self, pid: Pid, text: String) -> Result<(), Refusal> {
+        let invalid = |why: &str| Refusal::Invalid { field: "pid".into(), detail: why.into() };
+        let Some(life) = self.life(pid) else {
+            return Err(invalid("there is no such process, or it reads no messages"));
+        };
+        let tenant = life.program.request.tenant.clone();
+        let label = Label::of(Sources::USER).for_reader(tenant.clone());
+        let sent = self.deliver(Pid(0), pid, &tenant, Message::new(Role::User, text, label));
+        sent.map_err(invalid)
+    }
+
+    /// A process goes on after the system stopped under it.
+    pub(super) fn resume(&mut self, life: Life, lived: u64, sink: Box<dyn Sink>) {
+        let pid = life.pid;
+        let spent = life.spent(lived);
+        let spawn = Spawn { spent, ..spawn_of(&life, self.world.price) };
+        let (mailbox, held) = (life.mailbox.clone(), life.held);
+        let request = life.program.request.clone();
+        self.jobs.insert(pid, Job::new(&request, sink, Some(life)));
+        self.tell(Event::Resumed(pid, Box::new(spawn)));
+        for (from, message) in mailbox {
+            self.tell(Event::Send(from, pid, Box::new(message)));
+        }
+        if held {
+            self.tell(Event::Signal(pid, crate::process::Signal::Stop));
+        }
+        self.clerk.note(Vec::new(), Then::GoOn(vec![pid]));
+    }
+
+    /// A process with a program is over: the journal and whoever waits for it hear of it.
+    pub(super) fn over(&mut self, pid: Pid, mut life: Life, exit: Exit) {
+        if life.exit.is_none() {
+            life.apply(Entry::Exited(exit.clone()));
+            self.clerk.note(vec![(pid, Entry::Exited(exit))], Then::Nothing);
+        }
+        self.remember_outcome(&life);
+    }
+
+    /// Keeps what a child said last for a parent that waits for it later.
+    pub(super) fn remember_outcome(&mut self, life: &Life) {
+        let result = match &life.exit {
+            Some(Exit::Done) | None => {
+                ToolResult { text: life.text.clone(), failed: false, label: life.label.clone() }
+            }
+            Some(exit) => ToolResult {
+                label: life.label.clone(),
+                ..failed(match exit {
+                    Exit::Budget(budget) => format!("its budget of {budget} was used up"),
+                    Exit::Failed(why) => format!("it failed: {why}"),
+                    _ => "it was killed".to_string(),
+                })
+            },
+        };
+        if life.program.parent.is_some() {
+            self.outcomes.insert(life.pid, Outcome { parent: life.program.parent, result });
+        }
+        while self.outcomes.len() > OUTCOMES {
+            self.outcomes.pop_first();
+        }
+    }
+
+    /// Answers when everything that was noted so far is durable.
+    pub(super) fn when_durable(&self, reply: SyncSender<bool>, done: bool) {
+        self.clerk.note(Vec::new(), Then::Tell(reply, done));
+    }
+}
+
+/// Outcomes that are kept.
+const OUTCOMES: usize = 1024;
+
+/// A child's program.
+fn child(life: &Life, task: &str, instructions: &str, tools: &[String]) -> Result<Program, String> {
+    let label = life.label.join(&Label::of(Sources::MODEL));
+    let mut messages = Vec::new();
+    if !instructions.is_empty() {
+        messages.push(Message::new(Role::System, instructions, label.clone()));
+    }
+    messages.push(Message::new(Role::User, task, label));
+    let mut program = life.program.clone();
+    if let Some(tool) = tools.iter().find(|tool| life.capability(tool).is_none()) {
+        return Err(format!("you may not call {tool:?} yourself"));
+    }
+    program.capabilities.retain(|name, _| tools.contains(name));
+    program.request.tools.retain(|tool| tools.contains(&tool.name));
+    for (name, able) in &mut program.capabilities {
+        able.uses = life.capability(name).and_then(|left| left.uses);
+    }
+    program.request.prompt = Prompt::Chat(messages);
+    program.title = task.chars().take(60).collect();
+    (program.key, program.attended) = (String::new(), false);
+    Ok(program)
+}
+
+/// What a child gets of a budget: what was asked for, or half of what is left.
+fn share(parent: &Process, tokens: Option<u64>, now_ms: u64) -> Budget {
+    let used = Budget {
+        tokens: Some(parent.spent),
+        calls: Some(parent.calls),
+        money: Some(parent.cost(0, 0)),
+        wall_ms: Some(parent.lived(now_ms)),
+    };
+    let left = parent.spawn.budget.less(used);
+    let half = |bound: Option<u64>| bound.map(|bound| bound / 2);
+    let given = Budget {
+        tokens: tokens.or(half(left.tokens)),
+        calls: half(left.calls),
+        money: half(left.money),
+        wall_ms: left.wall_ms,
+    };
+    given.least(left)
+}
