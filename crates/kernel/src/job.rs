@@ -40,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) said: String,
     /// Tokens of this turn that were handed to the journal.
     pub(crate) noted: usize,
+    /// Whether it goes on when the journal says that a note is durable.
+    pub(crate) awaits: bool,
     /// Its journal's view, if it has a program.
     pub(crate) life: Option<Box<Life>>,
 }
@@ -102,6 +104,7 @@ impl Job {
             started: false,
             said: String::new(),
             noted: 0,
+            awaits: false,
             life: life.map(Box::new),
         }
     }

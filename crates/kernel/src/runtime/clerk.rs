@@ -121,7 +121,6 @@ fn follow(then: Then, written: Result<(), DiskError>, commands: &SyncSender<Comm
             }
         }
         (Then::Began(pid, reply), Ok(())) => {
-            let _ = commands.send(Command::GoOn(pid));
             let _ = reply.send(Ok(pid));
         }
         (Then::Began(pid, reply), Err(error)) => {

@@ -38,7 +38,18 @@ impl Runtime {
         let life = self.jobs.get_mut(&pid).and_then(|job| job.life.as_mut());
         let Some(life) = life.filter(|life| life.exit.is_none()) else { return };
         entries.iter().for_each(|entry| life.apply(entry.clone()));
+        if let Then::GoOn(pids) = &then {
+            self.await_note(pids);
+        }
         self.clerk.note(entries.into_iter().map(|entry| (pid, entry)).collect(), then);
+    }
+
+    fn await_note(&mut self, pids: &[Pid]) {
+        for pid in pids {
+            if let Some(job) = self.jobs.get_mut(pid) {
+                job.awaits = true;
+            }
+        }
     }
 
     /// Hands the tokens of a turn to the journal, now and then.
@@ -64,6 +75,10 @@ impl Runtime {
 
     /// What was noted is durable: what follows?
     pub(super) fn go_on(&mut self, pid: Pid) {
+        let Some(job) = self.jobs.get_mut(&pid) else { return };
+        if !std::mem::take(&mut job.awaits) {
+            return;
+        }
         let Some(life) = self.life(pid) else { return };
         match life.next() {
             Next::Write if self.jobs[&pid].writer.is_none() => self.ready(pid),
@@ -319,6 +334,7 @@ impl Runtime {
             own.iter().for_each(|entry| life.apply(entry.clone()));
         }
         entries.extend(own.map(|entry| (parent, entry)));
+        self.await_note(&[parent, pid]);
         self.clerk.note(entries, Then::GoOn(vec![parent, pid]));
     }
 
@@ -415,6 +431,7 @@ impl Runtime {
         if held {
             self.tell(Event::Signal(pid, crate::process::Signal::Stop));
         }
+        self.await_note(&[pid]);
         self.clerk.note(Vec::new(), Then::GoOn(vec![pid]));
     }
 

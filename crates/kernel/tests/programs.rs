@@ -1,0 +1,379 @@
+//! Processes with programs: system calls, the gate, and the journal that they go on from.
+
+mod scripted;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use scripted::{Paper, Part, Tally, model};
+use yushan_abi::*;
+use yushan_kernel::gate::Capability;
+use yushan_kernel::syscall::SystemCall;
+use yushan_kernel::{Budget, Entry, Exit, Kernel, Options, Pid, Program, Says, State, World};
+
+struct System {
+    kernel: Kernel,
+    paper: Paper,
+    read: Arc<Tally>,
+    write: Arc<Tally>,
+}
+
+fn system(part: Part, paper: Paper) -> System {
+    let read = Tally::new("look", Effect::Read, Sources::WEB);
+    let write = Tally::new("write", Effect::Write, Sources::CODE);
+    let world = World {
+        disk: Some(Arc::new(paper.clone())),
+        index: Some(Arc::new(paper.clone())),
+        tools: vec![read.clone(), write.clone()],
+        ..World::default()
+    };
+    let kernel = Kernel::start_in(world, vec![model(part)], Options::default());
+    System { kernel, paper, read, write }
+}
+
+fn program(task: &str) -> Program {
+    let label = Label::of(Sources::USER).for_reader("ann");
+    let prompt = Prompt::Chat(vec![Message::new(Role::User, task, label)]);
+    let mut program = Program::new(Request { tenant: "ann".into(), ..Request::new("m", prompt) });
+    let all = SystemCall::NAMES.into_iter().chain(["look", "write"]);
+    program.capabilities = all.map(|name| (name.into(), Capability::default())).collect();
+    program.attended = true;
+    program
+}
+
+fn start(kernel: &Kernel, program: Program) -> (Pid, Receiver<Event>) {
+    let (sender, receiver) = channel();
+    (kernel.spawn(program, Box::new(sender)).expect("begins"), receiver)
+}
+
+/// What it said, and how it ended.
+fn end(events: &Receiver<Event>) -> (String, Event) {
+    let mut text = String::new();
+    loop {
+        match events.recv_timeout(Duration::from_secs(20)).expect("it ends") {
+            Event::Text { text: more, .. } => text += &more,
+            last @ (Event::Done { .. } | Event::Failed(_)) => return (text, last),
+            _ => {}
+        }
+    }
+}
+
+fn said(kernel: &Kernel, program: Program) -> String {
+    let (text, last) = end(&start(kernel, program).1);
+    assert!(matches!(last, Event::Done { finish: Finish::End, .. }), "{last:?}");
+    text
+}
+
+fn last(messages: &[Message]) -> String {
+    messages.last().map(Message::text).unwrap_or_default()
+}
+
+fn until<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never happens");
+        std::thread::yield_now();
+    }
+}
+
+/// Makes the calls of the task one turn after the other, then says the last answer.
+fn caller(messages: &[Message]) -> String {
+    let task = messages.iter().find(|message| message.role == Role::User).unwrap().text();
+    let turns = messages.iter().filter(|message| message.role == Role::Assistant).count();
+    match task.split(';').nth(turns) {
+        Some(call) if !call.is_empty() => format!("hm|{call}"),
+        _ => last(messages),
+    }
+}
+
+#[test]
+fn calls_are_answered_until_there_are_none() {
+    let system = system(caller, Paper::default());
+    let text = said(&system.kernel, program("look {\"to\":1};write {\"to\":\"x\"};"));
+    assert_eq!(text, "hmhmwrite({\"to\":\"x\"})");
+    assert_eq!(*system.read.keys.lock().unwrap(), ["1.1.0"]);
+    // Two calls in one turn are answered in their order.
+    let text = said(&system.kernel, program("look {\"to\":1}|look {\"to\":2};"));
+    assert_eq!(text, "hmlook({\"to\":2})");
+    // A tool that breaks down, arguments that are none, a tool that is not there.
+    let text = said(&system.kernel, program("look {\"to\":\"breaks\"};"));
+    assert_eq!(text, "hmthe tool broke down");
+    assert!(said(&system.kernel, program("look 7;")).contains("no JSON object"));
+    let mut unable = program("look {\"to\":1};");
+    unable.capabilities.insert("look".into(), Capability { uses: Some(0), ..Default::default() });
+    assert_eq!(said(&system.kernel, unable), "hmdenied");
+    // A tool that the client runs ends the turn.
+    let mut theirs = program("theirs {};");
+    theirs.capabilities.remove("look");
+    let (_, done) = end(&start(&system.kernel, theirs).1);
+    let Event::Done { finish: Finish::Calls, calls, .. } = done else { panic!("{done:?}") };
+    assert_eq!(calls[0].name, "theirs");
+}
+
+#[test]
+fn what_came_from_outside_decides_nothing_unless_the_user_says_so() {
+    let system = system(caller, Paper::default());
+    let task = "look {\"to\":1};write {\"to\":\"elsewhere7\".}".replace(".}", "};");
+    // It stands in what the user wrote: allowed, though the process has read the web.
+    assert!(said(&system.kernel, program(&task)).contains("write({\"to\":\"elsewhere7\"})"));
+    // The page says where: the user is asked.
+    fn obeys(messages: &[Message]) -> String {
+        match messages.iter().filter(|message| message.role == Role::Assistant).count() {
+            0 => "|look {\"to\":1}".into(),
+            1 => "|write {\"to\":\"attacker\"}".into(),
+            _ => last(messages),
+        }
+    }
+    for (allow, expected) in [(true, "write({\"to\":\"attacker\"})"), (false, "denied")] {
+        let system = self::system(obeys, Paper::default());
+        let (pid, events) = start(&system.kernel, program("go"));
+        let life = until(|| {
+            let processes = system.kernel.processes();
+            let asking = processes.iter().any(|p| p.pid == pid && p.state == State::Asking);
+            asking.then(|| system.kernel.look(pid)).flatten()
+        });
+        assert!(system.write.keys.lock().unwrap().is_empty());
+        assert!(system.kernel.says(pid, Says::Allow("other".into(), true)).is_err());
+        assert!(system.kernel.says(pid, Says::Text("yes".into())).is_err());
+        system.kernel.says(pid, Says::Allow(life.key(), allow)).expect("is asked");
+        assert_eq!(end(&events).0, expected);
+        assert_eq!(system.write.keys.lock().unwrap().len(), usize::from(allow));
+    }
+    // Nobody is there: denied.
+    let unattended = self::system(obeys, Paper::default());
+    let text = said(&unattended.kernel, Program { attended: false, ..program("go") });
+    assert_eq!(text, "denied");
+    assert!(unattended.write.keys.lock().unwrap().is_empty());
+}
+
+#[test]
+fn children_are_started_waited_for_and_paid_for() {
+    fn family(messages: &[Message]) -> String {
+        let task = messages.iter().find(|message| message.role == Role::User).unwrap().text();
+        let turns = messages.iter().filter(|m| m.role == Role::Assistant).count();
+        match (task.as_str(), turns) {
+            ("parent", 0) => "|spawn {\"task\":\"child\",\"tools\":[\"look\"]}".into(),
+            ("parent", 1) => {
+                let pid: u64 = last(messages).rsplit(' ').next().unwrap().parse().unwrap();
+                format!("|wait {{\"pid\":{pid}}}")
+            }
+            ("child", 0) => "|look {\"to\":3}".into(),
+            _ => format!("<{}>", last(messages)),
+        }
+    }
+    let system = system(family, Paper::default());
+    let budget = Budget { tokens: Some(100_000), ..Budget::default() };
+    let (pid, events) = start(&system.kernel, Program { budget, ..program("parent") });
+    assert_eq!(end(&events).0, "<<look({\"to\":3})>>");
+    let processes = system.kernel.processes();
+    let process = |is: &dyn Fn(&yushan_kernel::Process) -> bool| {
+        processes.iter().find(|process| is(process)).unwrap().clone()
+    };
+    let (parent, child) = (process(&|p| p.pid == pid), process(&|p| p.pid != pid));
+    assert_eq!(child.spawn.parent, Some(pid));
+    let lent = child.spawn.budget.tokens.unwrap();
+    assert_eq!(parent.spawn.budget.tokens.unwrap() + lent, 100_000);
+    // What the child read from the web is in the parent's label now.
+    assert!(!parent.spawn.label.is_trusted());
+    assert_eq!(parent.meter, BTreeMap::from([("spawn".into(), 1), ("wait".into(), 1)]));
+    // Others' children, and tools one does not have.
+    let text = said(&system.kernel, program("parent2"));
+    assert_eq!(text, "<parent2>");
+    let other = self::system(caller, Paper::default());
+    assert!(said(&other.kernel, program("wait {\"pid\":77};")).contains("no such child"));
+    let mut few = program("spawn {\"task\":\"x\",\"tools\":[\"look\"]};");
+    few.capabilities.remove("look");
+    assert!(said(&other.kernel, few).contains("you may not call"));
+}
+
+#[test]
+fn a_fork_has_the_same_past_and_knows_who_it_is() {
+    fn splits(messages: &[Message]) -> String {
+        let told = last(messages);
+        match messages.iter().filter(|m| m.role == Role::Assistant).count() {
+            0 => "|fork {}".into(),
+            1 if told.starts_with("started process") => {
+                format!("|wait {{\"pid\":{}}}", told.rsplit(' ').next().unwrap())
+            }
+            1 => format!("{} of {} messages", told, messages.len()),
+            _ => format!("it said: {told}"),
+        }
+    }
+    let system = system(splits, Paper::default());
+    let text = said(&system.kernel, program("go"));
+    assert_eq!(text, "it said: you are the new process 2, forked from 1 of 3 messages");
+}
+
+#[test]
+fn messages_memory_and_questions() {
+    fn ear(messages: &[Message]) -> String {
+        match messages.iter().filter(|m| m.role == Role::Assistant).count() {
+            0 | 1 => "|receive {}".into(),
+            _ => last(messages),
+        }
+    }
+    let system = system(ear, Paper::default());
+    let (pid, events) = start(&system.kernel, program("go"));
+    system.kernel.mail(pid, "one".into()).expect("is taken");
+    system.kernel.mail(pid, "two".into()).expect("is taken");
+    assert_eq!(end(&events).0, "from the user: two");
+    assert!(system.kernel.mail(pid, "three".into()).is_err());
+
+    let system = self::system(caller, Paper::default());
+    let (other, heard) = start(&system.kernel, program("receive {};"));
+    let text = said(&system.kernel, program(&format!("send {{\"pid\":{other},\"text\":\"hi\"}};")));
+    assert_eq!(text, "hmsent");
+    assert_eq!(end(&heard).0, "hmfrom process 2: hi");
+    let text = said(&system.kernel, program("send {\"pid\":99,\"text\":\"hi\"};"));
+    assert!(text.contains("no such process"), "{text}");
+
+    let text = said(&system.kernel, program("look {\"to\":1};remember {\"text\":\"tea is hot\"};"));
+    assert_eq!(text, "hmhmkept".replacen("hmhm", "hmhm", 1));
+    let (pid, events) = start(&system.kernel, program("recall {\"query\":\"tea\"};"));
+    assert_eq!(end(&events).0, "hm- tea is hot\n");
+    // It was remembered after the web was read, and is as little trusted as then.
+    let process = system.kernel.processes().into_iter().find(|p| p.pid == pid).unwrap();
+    assert!(!process.spawn.label.is_trusted());
+    let mut bob = program("recall {\"query\":\"tea\"};");
+    bob.request.tenant = "bob".into();
+    assert_eq!(said(&system.kernel, bob), "hmnothing was found");
+
+    let (pid, events) = start(&system.kernel, program("ask {\"question\":\"which?\"};"));
+    until(|| system.kernel.says(pid, Says::Text("this".into())).ok());
+    assert_eq!(end(&events).0, "hmthis");
+    let unattended = Program { attended: false, ..program("ask {\"question\":\"which?\"};") };
+    assert!(said(&system.kernel, unattended).contains("nobody is there"));
+    assert_eq!(said(&system.kernel, program("exit {\"text\":\" bye\"};")), "hm bye");
+    // A process that waits for ever can be killed, and one that waits for itself is told.
+    assert!(said(&system.kernel, program("wait {\"pid\":1};")).contains("no such child"));
+}
+
+#[test]
+fn budgets_of_calls_and_money_end_a_process() {
+    let system = system(caller, Paper::default());
+    let budget = Budget { calls: Some(1), ..Budget::default() };
+    let task = "look {\"to\":1};look {\"to\":2};";
+    let (_, events) = start(&system.kernel, Program { budget, ..program(task) });
+    let (_, last) = end(&events);
+    assert!(
+        matches!(&last, Event::Done { finish: Finish::Budget(which), .. } if which == "calls"),
+        "{last:?}"
+    );
+    assert_eq!(system.read.keys.lock().unwrap().len(), 1);
+}
+
+/// A session with everything in it: children, calls, memory.
+const SESSION: &str = "look {\"to\":1};write {\"to\":\"x\"};spawn {\"task\":\"look {\\\"to\\\":2}\",\
+    \"tools\":[\"look\"]};wait {\"pid\":2};remember {\"text\":\"x\"};recall {\"query\":\"x\"};";
+
+/// Whatever the last record before a crash is, the session ends as if nothing had happened, and a
+/// tool that changes something is called once, or said to be unknown.
+#[test]
+fn a_crash_after_any_record_changes_nothing() {
+    let whole = system(caller, Paper::default());
+    let expected = said(&whole.kernel, program(SESSION));
+    let records = until(|| {
+        let records = whole.paper.records.lock().unwrap().clone();
+        let over = |pid| records.iter().any(|r| r.pid == pid && r.body.contains("exited"));
+        (over(1) && over(2)).then_some(records)
+    });
+    drop(whole.kernel);
+    let mut unknown = 0;
+    for cut in 1..records.len() {
+        let alive = records[..cut].iter().all(|r| r.pid != 1 || !r.body.contains("exited"));
+        let paper = whole.paper.torn(cut);
+        let again = system(caller, paper.clone());
+        let (sender, events) = channel();
+        let mut sender = Some(sender);
+        let resumed = again.kernel.resume(|life| {
+            let sink = sender.take_if(|_| life.pid == Pid(1));
+            Some(sink.map_or(Box::new(Nobody) as Box<dyn Sink>, |sink| Box::new(sink)))
+        });
+        assert!(resumed.is_ok_and(|count| count >= usize::from(alive)), "after {cut} records");
+        if !alive {
+            continue;
+        }
+        let (_, last) = end(&events);
+        assert!(matches!(last, Event::Done { finish: Finish::End, .. }), "{cut}: {last:?}");
+        let writes = |records: &[Record], what: &str| {
+            records.iter().filter(|r| r.pid == 1 && r.body.contains(what)).count()
+        };
+        // Before the crash it was called if the call was intended there.
+        let all = paper.records.lock().unwrap().clone();
+        let called = again.write.keys.lock().unwrap().len();
+        let before = records[..cut].iter().any(|r| r.pid == 1 && r.body.contains("\"1.2.1\""));
+        let told = writes(&all, "may or may not have happened");
+        assert_eq!(called + usize::from(before), 1, "after {cut} records");
+        unknown += told;
+        let lost = again.kernel.log(Pid(1)).unwrap();
+        let answers = lost.iter().filter(|(_, entry)| matches!(entry, Entry::Answered { .. }));
+        assert_eq!(answers.count(), 6, "after {cut} records");
+    }
+    assert_eq!(unknown, 1, "only between intention and answer");
+    assert!(expected.ends_with("- x\n"), "{expected}");
+}
+
+/// Whatever record is the first that the disk refuses, the process fails with the disk's words, what was
+/// written before is intact, and with room again the session goes on to its end.
+#[test]
+fn a_full_disk_at_any_record_loses_nothing() {
+    let whole = system(caller, Paper::default());
+    said(&whole.kernel, program(SESSION));
+    let count = whole.paper.verify().unwrap() as usize;
+    drop(whole);
+    for room in 0..count {
+        let system = system(caller, Paper::small(room));
+        let (sender, events) = channel();
+        match system.kernel.spawn(program(SESSION), Box::new(sender)) {
+            Err(refusal) => assert!(refusal.to_string().contains("full"), "{room}: {refusal}"),
+            Ok(_) => {
+                let (_, last) = end(&events);
+                let full = format!("{last:?}");
+                assert!(full.contains("no space left"), "{room}: {full}");
+            }
+        }
+        drop(system.kernel);
+        let kept = system.paper.records.lock().unwrap().len();
+        assert!(kept <= room);
+        // With room again.
+        let again = self::system(caller, system.paper.torn(kept));
+        let (sender, events) = channel();
+        let mut sender = Some(sender);
+        let back = again.kernel.resume(|life| {
+            let sink = sender.take_if(|_| life.pid == Pid(1));
+            Some(sink.map_or(Box::new(Nobody) as Box<dyn Sink>, |sink| Box::new(sink)))
+        });
+        if back.unwrap() > 0 && sender.is_none() {
+            let (_, last) = end(&events);
+            assert!(matches!(last, Event::Done { finish: Finish::End, .. }), "{room}: {last:?}");
+        }
+    }
+}
+
+#[test]
+fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
+    let paper = Paper::default();
+    let first = system(caller, paper.clone());
+    let (pid, events) = start(&first.kernel, program("receive {};"));
+    let (stays, _) = start(&first.kernel, program("receive {};"));
+    until(|| {
+        let all = first.kernel.processes();
+        all.iter().all(|p| p.state == State::Receiving).then_some(())
+    });
+    assert!(first.kernel.signal(pid, yushan_kernel::Signal::Kill));
+    assert!(matches!(end(&events).1, Event::Done { finish: Finish::Cancelled, .. }));
+    assert!(!first.kernel.signal(pid, yushan_kernel::Signal::Kill));
+    drop(first);
+    let second = system(caller, paper);
+    assert_eq!(second.kernel.resume(|_| Some(Box::new(Nobody))).unwrap(), 1);
+    assert_eq!(second.kernel.processes()[0].pid, stays);
+    let log = second.kernel.log(pid).unwrap();
+    assert!(matches!(log.last(), Some((_, Entry::Exited(Exit::Killed)))), "{log:?}");
+    second.kernel.mail(stays, "still here?".into()).expect("it waits for messages again");
+    until(|| second.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
+}
