@@ -11,6 +11,7 @@
 mod clerk;
 mod engine;
 mod programs;
+pub mod replay;
 mod seats;
 mod step;
 
