@@ -81,15 +81,7 @@ impl Events {
         request: Request,
         n: usize,
     ) -> Result<Events, Fault> {
-        let (sender, receiver) = unbounded_channel();
-        let waiting: Vec<_> = (0..n).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-        let mut events = Events {
-            receiver,
-            waiting,
-            open: vec![true; n],
-            first: None,
-            meter: Meter::new(metrics.clone(), n),
-        };
+        let (sender, mut events) = Events::empty(metrics, n);
         let pipes: Vec<_> = events.waiting.iter().cloned().enumerate().collect();
         let complete = complete.clone();
         let begin = move || {
@@ -113,6 +105,20 @@ impl Events {
                 Ok(events)
             }
         }
+    }
+
+    /// Events of a process that goes on from before the system stopped, and where it writes them.
+    pub(crate) fn again(metrics: &Arc<Metrics>) -> (Events, Box<dyn Sink>) {
+        let (sender, events) = Events::empty(metrics, 1);
+        let waiting = events.waiting[0].clone();
+        (events, Box::new(Pipe { choice: 0, sender, waiting, full_since: None }))
+    }
+
+    fn empty(metrics: &Arc<Metrics>, n: usize) -> (UnboundedSender<(usize, Event)>, Events) {
+        let (sender, receiver) = unbounded_channel();
+        let waiting = (0..n).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+        let meter = Meter::new(metrics.clone(), n);
+        (sender, Events { receiver, waiting, open: vec![true; n], first: None, meter })
     }
 
     /// The next event; `None` when every answer has ended. An answer whose writer went away without a

@@ -84,6 +84,9 @@ pub enum Fault {
     /// Memory or disk is full.
     #[error("{0}")]
     NoRoom(String),
+    /// The server stops.
+    #[error("the server stops: try again when it is back")]
+    Stopping,
     /// A fault of ours.
     #[error("{0}")]
     Internal(String),
@@ -130,6 +133,7 @@ impl Fault {
             Fault::Conflict(_) => (StatusCode::CONFLICT, INVALID, Some("conflict")),
             Fault::Absent(_) => (StatusCode::NOT_IMPLEMENTED, INVALID, Some("not_implemented")),
             Fault::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room")),
+            Fault::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("stopping")),
             Fault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
         }
     }
@@ -214,6 +218,7 @@ impl From<Refusal> for Fault {
             }
             Refusal::Busy { after_ms } => Fault::Busy { after_ms },
             refusal @ Refusal::NoMemory(_) => Fault::NoRoom(refusal.to_string()),
+            Refusal::Stopping => Fault::Stopping,
             Refusal::Internal(detail) => Fault::Internal(detail),
         }
     }

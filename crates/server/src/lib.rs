@@ -106,6 +106,16 @@ impl Server {
         }
     }
 
+    /// Takes up what was under way when the system stopped; how many processes go on. To be called
+    /// within the runtime that serves, before it does.
+    pub fn resume(self: &Arc<Self>) -> Result<usize, yushan_abi::DiskError> {
+        let Some(kernel) = &self.kernel else { return Ok(0) };
+        kernel.resume(|life| match life.program.key.as_str() {
+            "" => Some(Box::new(yushan_abi::Nobody)),
+            _ => openai::responses::again(self, life),
+        })
+    }
+
     /// The model of this name.
     pub(crate) async fn model(&self, name: &str) -> Result<ModelInfo, Fault> {
         let models = self.models().await?;

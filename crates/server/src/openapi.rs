@@ -13,7 +13,11 @@ use crate::{ollama, openai, page, text};
     ),
     paths(
         crate::system::list,
+        crate::system::spawn,
+        crate::system::look,
         crate::system::tell,
+        crate::system::log,
+        crate::system::replay,
         openai::models::list,
         openai::models::one,
         openai::chat::create,

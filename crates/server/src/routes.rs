@@ -86,8 +86,10 @@ fn keeping() -> Routes {
 
 fn processes() -> Routes {
     Router::new()
-        .route("/v1/processes", get(system::list))
-        .route("/v1/processes/{pid}", post(system::tell))
+        .route("/v1/processes", get(system::list).post(system::spawn))
+        .route("/v1/processes/{pid}", get(system::look).post(system::tell))
+        .route("/v1/processes/{pid}/log", get(system::log))
+        .route("/v1/processes/{pid}/replay", post(system::replay))
 }
 
 fn ollama_look() -> Routes {

@@ -1,18 +1,22 @@
-//! The process table over HTTP: list, look, signal, nice.
+//! The process table over HTTP: list, start, look, signal, answer, read the journal, replay.
 //!
-//! The same calls that `yushan ps`, `kill` and `nice` make, and nothing more: what a process is and what a
-//! signal does is the kernel's to say.
+//! The same calls that `yushan ps`, `spawn`, `kill`, `logs` and the others make, and nothing more: what a
+//! process is and what a signal does is the kernel's to say.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use serde::{Deserialize, Serialize};
-use yushan_abi::Class;
-use yushan_kernel::{Kernel, Pid, Process, Signal};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use yushan_abi::{Class, Label, Message, Nobody, Prompt, Role, Sampling, Sources};
+use yushan_kernel::gate::Capability;
+use yushan_kernel::{Budget, Kernel, Pid, Process, Program, Replay, Says, Signal};
 
 use crate::Server;
-use crate::body::{OPTIONS, json};
+use crate::body::{CONVERSATION, OPTIONS, json as body};
+use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
 
@@ -31,43 +35,225 @@ pub(crate) enum Order {
     Signal(Signal),
     /// Another class and weight.
     Nice(Class, u32),
+    /// The answer to its question.
+    Answer(String),
+    /// Whether the call of this key may be made.
+    Allow(String, bool),
+    /// A message.
+    Send(String),
 }
 
-fn kernel(server: &Server) -> Result<&Arc<Kernel>, Fault> {
-    server.kernel.as_ref().ok_or_else(|| Fault::NotFound { what: "kernel", name: "here".into() })
+/// A process to be started.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewProcess {
+    /// The model it thinks with.
+    model: String,
+    /// Its task.
+    task: String,
+    /// What it shall be and do.
+    #[serde(default)]
+    instructions: String,
+    /// What it may call: system calls (`fork`, `spawn`, `wait`, `send`, `receive`, `remember`, `recall`,
+    /// `ask`, `exit`) and tools.
+    #[serde(default)]
+    tools: Vec<String>,
+    /// What it may use up.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    budget: Option<Budget>,
+    /// Most tokens of a turn.
+    max_tokens: Option<usize>,
+    /// 0 to 2; 0, the default, is greedy.
+    #[serde(default)]
+    temperature: f32,
+    /// Of the random numbers.
+    #[serde(default)]
+    seed: u64,
+    /// `interactive`, `agent` (the default) or `batch`.
+    #[schema(value_type = Option<String>)]
+    class: Option<Class>,
+    /// Its weight within its class.
+    weight: Option<u32>,
+    /// Whether somebody is there who can be asked.
+    #[serde(default)]
+    attended: bool,
+}
+
+impl NewProcess {
+    fn program(self, tenant: &str) -> Result<(Program, String), Fault> {
+        if self.task.is_empty() {
+            return Err(Fault::invalid("task", "empty; expected what the process shall do"));
+        }
+        if !(0.0..=2.0).contains(&self.temperature) {
+            return Err(Fault::invalid("temperature", "expected a number from 0 to 2"));
+        }
+        if self.max_tokens == Some(0) {
+            return Err(Fault::invalid("max_tokens", "0; expected at least 1"));
+        }
+        let label = |source| Label::of(source).for_reader(tenant);
+        let mut messages = Vec::new();
+        if !self.instructions.is_empty() {
+            messages.push(Message::new(Role::System, self.instructions, label(Sources::USER)));
+        }
+        messages.push(Message::new(Role::User, self.task, label(Sources::USER)));
+        let sampling =
+            Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
+        let request = yushan_abi::Request {
+            max_tokens: self.max_tokens,
+            sampling,
+            class: self.class.unwrap_or(Class::Agent),
+            weight: self.weight.unwrap_or(1).clamp(1, 1000),
+            tenant: tenant.to_string(),
+            ..yushan_abi::Request::new(self.model.clone(), Prompt::Chat(messages))
+        };
+        let program = Program {
+            capabilities: self
+                .tools
+                .into_iter()
+                .map(|name| (name, Capability::default()))
+                .collect(),
+            budget: self.budget.unwrap_or_default(),
+            attended: self.attended,
+            ..Program::new(request)
+        };
+        Ok((program, self.model))
+    }
+}
+
+fn kernel(server: &Server) -> Result<Arc<Kernel>, Fault> {
+    let kernel = server.kernel.as_ref();
+    kernel.cloned().ok_or_else(|| Fault::NotFound { what: "kernel", name: "here".into() })
+}
+
+fn absent(pid: u64) -> Fault {
+    Fault::NotFound { what: "process", name: pid.to_string() }
 }
 
 /// All processes, those that ended lately too.
 #[utoipa::path(get, path = "/v1/processes", responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn list(State(server): State<Arc<Server>>) -> Result<Json<Processes>, Fault> {
-    let kernel = kernel(&server)?.clone();
+    let kernel = kernel(&server)?;
     let data = blocking(move || kernel.processes()).await?;
     Ok(Json(Processes { object: "list", data }))
 }
 
-/// Sends a process a signal (`{"signal": "kill"}`, `"stop"`, `"continue"`), or gives it another class and
-/// weight (`{"nice": ["batch", 2]}`).
+/// Starts a process that goes on by itself, and after a restart.
+#[utoipa::path(
+    post,
+    path = "/v1/processes",
+    request_body = NewProcess,
+    responses(
+        (status = 200, body = serde_json::Value),
+        (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 429, body = ErrorBody)
+    )
+)]
+pub(crate) async fn spawn(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Json<Value>, Fault> {
+    let kernel = kernel(&server)?;
+    let asked: NewProcess = body(request.into_body(), CONVERSATION, server.deadline).await?;
+    let (program, model) = asked.program(&caller.tenant)?;
+    server.model(&model).await?;
+    let pid = blocking(move || kernel.spawn(program, Box::new(Nobody))).await??;
+    Ok(Json(json!({ "pid": pid })))
+}
+
+/// A process, and its conversation if it has a program.
+#[utoipa::path(
+    get,
+    path = "/v1/processes/{pid}",
+    params(("pid" = u64, Path,)),
+    responses((status = 200, body = serde_json::Value), (status = 404, body = ErrorBody))
+)]
+pub(crate) async fn look(
+    State(server): State<Arc<Server>>,
+    Path(pid): Path<u64>,
+) -> Result<Json<Value>, Fault> {
+    let kernel = kernel(&server)?;
+    let (process, life) = blocking(move || {
+        let process = kernel.processes().into_iter().find(|process| process.pid == Pid(pid));
+        (process, kernel.look(Pid(pid)))
+    })
+    .await?;
+    let process = process.ok_or_else(|| absent(pid))?;
+    let key = life.as_ref().map(|life| life.key());
+    Ok(Json(json!({ "process": process, "life": life, "key": key })))
+}
+
+/// Sends a process a signal (`{"signal": "kill"}`, `"stop"`, `"continue"`), gives it another class and
+/// weight (`{"nice": ["batch", 2]}`), answers its question (`{"answer": "…"}`), allows or forbids the call it
+/// asks for (`{"allow": [KEY, true]}`), or sends it a message (`{"send": "…"}`).
 #[utoipa::path(
     post,
     path = "/v1/processes/{pid}",
     params(("pid" = u64, Path,)),
     request_body = serde_json::Value,
-    responses((status = 200, body = serde_json::Value), (status = 404, body = ErrorBody))
+    responses(
+        (status = 200, body = serde_json::Value),
+        (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody)
+    )
 )]
 pub(crate) async fn tell(
     State(server): State<Arc<Server>>,
     Path(pid): Path<u64>,
     request: Request,
-) -> Result<Json<serde_json::Value>, Fault> {
-    let kernel = kernel(&server)?.clone();
-    let order: Order = json(request.into_body(), OPTIONS, server.deadline).await?;
+) -> Result<Json<Value>, Fault> {
+    let kernel = kernel(&server)?;
+    let order: Order = body(request.into_body(), OPTIONS, server.deadline).await?;
     let told = blocking(move || match order {
-        Order::Signal(signal) => kernel.signal(Pid(pid), signal),
-        Order::Nice(class, weight) => kernel.nice(Pid(pid), class, weight),
+        Order::Signal(signal) => Ok(kernel.signal(Pid(pid), signal)),
+        Order::Nice(class, weight) => Ok(kernel.nice(Pid(pid), class, weight)),
+        Order::Answer(text) => kernel.says(Pid(pid), Says::Text(text)).map(|()| true),
+        Order::Allow(key, allow) => kernel.says(Pid(pid), Says::Allow(key, allow)).map(|()| true),
+        Order::Send(text) => kernel.mail(Pid(pid), text).map(|()| true),
     })
-    .await?;
+    .await??;
     match told {
-        true => Ok(Json(serde_json::json!({ "pid": pid }))),
-        false => Err(Fault::NotFound { what: "process", name: pid.to_string() }),
+        true => Ok(Json(json!({ "pid": pid }))),
+        false => Err(absent(pid)),
     }
+}
+
+/// The journal of a process: what it was told and what it said, in order.
+#[utoipa::path(
+    get,
+    path = "/v1/processes/{pid}/log",
+    params(("pid" = u64, Path,)),
+    responses((status = 200, body = serde_json::Value), (status = 404, body = ErrorBody))
+)]
+pub(crate) async fn log(
+    State(server): State<Arc<Server>>,
+    Path(pid): Path<u64>,
+) -> Result<Json<Value>, Fault> {
+    let kernel = kernel(&server)?;
+    let log = blocking(move || kernel.log(Pid(pid))).await??;
+    if log.is_empty() {
+        return Err(Fault::NotFound { what: "process in the journal", name: pid.to_string() });
+    }
+    let data: Vec<Value> = log
+        .into_iter()
+        .map(|(time_ms, entry)| json!({ "time_ms": time_ms, "entry": entry }))
+        .collect();
+    Ok(Json(json!({ "object": "list", "data": data })))
+}
+
+/// Asks a process of the journal again, and gives the first difference.
+#[utoipa::path(
+    post,
+    path = "/v1/processes/{pid}/replay",
+    params(("pid" = u64, Path,)),
+    responses((status = 200, body = serde_json::Value), (status = 400, body = ErrorBody))
+)]
+pub(crate) async fn replay(
+    State(server): State<Arc<Server>>,
+    Path(pid): Path<u64>,
+) -> Result<Json<Replay>, Fault> {
+    let kernel = kernel(&server)?;
+    Ok(Json(blocking(move || kernel.replay(Pid(pid), |_| {})).await??))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use yushan_abi::{Complete, Disk};
-use yushan_kernel::{Kernel, Options};
+use yushan_kernel::{Kernel, Options, Price, World};
 use yushan_server::{Doors, Fault, Library, Progress, Server};
 
 use crate::accounts::{Accounts, open_disk};
@@ -46,13 +46,20 @@ pub(crate) struct Serve {
     /// Requests that may wait or be answered; more are refused until there is room
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = flags::positive)]
     queue: usize,
+    /// What a million tokens read cost, in millionths of any currency: for budgets and `top`
+    #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
+    price_read: u64,
+    /// What a million tokens written cost
+    #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
+    price_written: u64,
     #[command(flatten)]
     engine: flags::Engine,
 }
 
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
-        let disk: Arc<dyn Disk> = Arc::new(open_disk()?);
+        let sqlite = Arc::new(open_disk()?);
+        let disk: Arc<dyn Disk> = sqlite.clone();
         let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key));
         if !self.host.is_loopback() && !accounts.exist()? {
             let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
@@ -67,7 +74,13 @@ impl Serve {
             loaded.push(wire::load(name, &self.engine, self.slots)?);
         }
         let options = Options { slots: self.slots, most: self.queue, ..Options::default() };
-        let kernel = Arc::new(Kernel::start(loaded, options));
+        let world = World {
+            disk: Some(disk.clone()),
+            index: Some(sqlite),
+            price: Price { read: self.price_read, written: self.price_written },
+            tools: Vec::new(),
+        };
+        let kernel = Arc::new(Kernel::start_in(world, loaded, options));
         let doors = self.hosts.iter().fold(Doors::default(), |doors, name| doors.host(name));
         let doors = self.origins.iter().fold(doors, |doors, origin| doors.origin(origin));
         let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
@@ -96,7 +109,13 @@ impl Serve {
             eprintln!("chat    http://{address}/");
             eprintln!("OpenAI  http://{address}/v1");
             eprintln!("Ollama  http://{address}");
-            yushan_server::serve(listener, Arc::new(server), interrupted(&interrupt)).await;
+            let server = Arc::new(server);
+            match server.resume() {
+                Ok(0) => {}
+                Ok(count) => eprintln!("resumed {count} processes"),
+                Err(error) => eprintln!("the journal cannot be read: {error}"),
+            }
+            yushan_server::serve(listener, server, interrupted(&interrupt)).await;
             Ok(())
         })
     }

@@ -222,6 +222,11 @@ impl Kernel {
                 }
                 continue;
             }
+            if self.model(&life.program.request.model).is_err() {
+                // It waits in the journal for a start with its model.
+                from = from.min(told.first);
+                continue;
+            }
             match if orphan(life) { None } else { sinks(life) } {
                 Some(sink) => {
                     from = from.min(told.first);

@@ -102,7 +102,12 @@ impl Runtime {
     /// Brings the conversation into tokens, on a thread of its own.
     fn ready(&self, pid: Pid) {
         let Some(life) = self.life(pid) else { return };
-        let (request, written) = (life.request(), life.written.clone());
+        let request = life.request();
+        // A token that was taken over has no probabilities to show.
+        let written = match request.logprobs {
+            Some(_) => Vec::new(),
+            None => life.written.clone(),
+        };
         let models = self.models.clone();
         self.work(move || {
             let model = models.get(&request.model);

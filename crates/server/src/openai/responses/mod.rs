@@ -1,8 +1,9 @@
 //! `/v1/responses`: answers that are kept, continued, and made in the background.
 //!
 //! The key decision: a response is a document, and what runs in the background is a task and an entry in
-//! [`Running`]. The document says "queued" until the task has ended, however it ends; one that says so
-//! and has no entry belonged to a server that stopped, and is reported as failed.
+//! [`Running`]. The document says "queued" until the task has ended, however it ends. Under it is a durable
+//! process: after a restart the kernel goes on with it and [`again`] waits for it. A document that says
+//! "queued" and has no entry belonged to a process that no kernel knows, and is reported as failed.
 
 mod object;
 mod request;
@@ -18,7 +19,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
-use yushan_abi::Message;
+use yushan_abi::{Message, Sink};
+use yushan_kernel::Life;
 
 pub(crate) use object::ResponseObject;
 pub(crate) use request::ResponseRequest;
@@ -27,6 +29,7 @@ pub(crate) use running::Running;
 use crate::Server;
 use crate::body::{CONVERSATION, refuse};
 use crate::doors::Caller;
+use crate::events::Events;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
@@ -120,20 +123,36 @@ async fn in_background(
     caller: &Caller,
     asked: Asked,
 ) -> Result<Response, Fault> {
-    let Asked { request, mut object, input, .. } = asked;
+    let Asked { mut request, object, input, .. } = asked;
     // Before the task begins: what it ends with must come after.
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
-    let (id, owner) = (object.id.clone(), caller.tenant.clone());
-    let running = server.running.clone();
+    request.durable = Some(object.id.clone());
+    let starting = server.clone();
+    let events = async move { starting.start(request, 1).await };
+    collect(server, events, object, input, caller.tenant.clone());
+    Ok(queued)
+}
+
+/// Waits for the answer of a background response and keeps it.
+fn collect(
+    server: Arc<Server>,
+    events: impl Future<Output = Result<Events, Fault>> + Send + 'static,
+    mut object: ResponseObject,
+    input: Vec<Message>,
+    owner: String,
+) {
+    let (id, running) = (object.id.clone(), server.running.clone());
     running.begin(&id.clone(), async move {
         let answered = async {
-            let events = server.start(request, 1).await?;
+            let events = events.await?;
             server.running.started(&id);
             whole(events).await
         };
         match answered.await {
             Ok(answers) => answers.into_iter().for_each(|answer| object.answer(answer)),
+            // It goes on after the next start.
+            Err(Fault::Stopping) => return server.running.remove(&id),
             Err(fault) => object.fail(&fault),
         }
         if server.running.claim(&id) {
@@ -143,7 +162,18 @@ async fn in_background(
             server.running.remove(&id);
         }
     });
-    Ok(queued)
+}
+
+/// Takes up background responses where they stood when the server stopped: a reader for a process that
+/// the journal tells of, if its response waits for it.
+pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> {
+    let document = server.disk.get(KIND, &life.program.key).ok().flatten()?;
+    let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
+    let object = ResponseObject::again(&kept, &life.program.request);
+    let (events, sink) = Events::again(&server.metrics);
+    let events = std::future::ready(Ok(events));
+    collect(server.clone(), events, object, kept.input, document.owner);
+    Some(sink)
 }
 
 /// The caller's response of this name, with the status it has now.

@@ -186,6 +186,30 @@ impl ResponseObject {
         }
     }
 
+    /// One that was begun before the server stopped.
+    pub(crate) fn again(kept: &Kept, request: &Request) -> ResponseObject {
+        let response = &kept.response;
+        let text = |name: &str| response[name].as_str().map(String::from);
+        let metadata = response["metadata"].as_object().into_iter().flatten();
+        let metadata = metadata.filter_map(|(key, value)| {
+            Some((key.clone(), value.as_str()?.to_string()))
+        });
+        let named = Named {
+            instructions: text("instructions"),
+            previous_response_id: text("previous_response_id"),
+            metadata: metadata.collect(),
+            store: true,
+            background: true,
+            tools: response["tools"].clone(),
+            format: response["text"]["format"].clone(),
+        };
+        ResponseObject {
+            id: text("id").unwrap_or_default(),
+            created_at: response["created_at"].as_u64().unwrap_or_default(),
+            ..ResponseObject::new(request, named)
+        }
+    }
+
     /// Takes a whole answer.
     pub(crate) fn answer(&mut self, answer: Answer) {
         let complete = ended(&answer.finish);
