@@ -21,6 +21,7 @@ mod models;
 mod open;
 mod progress;
 mod quantize;
+mod processes;
 mod reply;
 mod run;
 mod score;
@@ -76,6 +77,11 @@ enum Command {
     Nice(system::Nice),
     Stop(system::Stop),
     Cont(system::Cont),
+    Spawn(Box<processes::Spawn>),
+    Logs(processes::Logs),
+    Replay(processes::ReplayOf),
+    Answer(processes::Answer),
+    Mail(processes::Mail),
 }
 
 fn main() -> std::process::ExitCode {
@@ -98,6 +104,11 @@ fn main() -> std::process::ExitCode {
         Command::Nice(command) => command.run(),
         Command::Stop(command) => command.run(),
         Command::Cont(command) => command.run(),
+        Command::Spawn(command) => command.run(),
+        Command::Logs(command) => command.run(),
+        Command::Replay(command) => command.run(),
+        Command::Answer(command) => command.run(),
+        Command::Mail(command) => command.run(),
     };
     exit::code(done)
 }

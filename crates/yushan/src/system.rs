@@ -84,13 +84,23 @@ pub(crate) struct Cont {
 
 /// A class, as people type it.
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum ClassName {
+pub(crate) enum ClassName {
     /// Somebody waits.
     Interactive,
     /// An assistant at work.
     Agent,
     /// Whenever there is room.
     Batch,
+}
+
+impl ClassName {
+    pub(crate) fn class(self) -> Class {
+        match self {
+            ClassName::Interactive => Class::Interactive,
+            ClassName::Agent => Class::Agent,
+            ClassName::Batch => Class::Batch,
+        }
+    }
 }
 
 impl Where {
@@ -231,6 +241,7 @@ pub(crate) fn state(process: &Process) -> &'static str {
         State::Waiting(_) => "waiting",
         State::Receiving => "receiving",
         State::Calling => "calling",
+        State::Asking => "asking",
         State::Exited => "exited",
     }
 }
@@ -255,12 +266,7 @@ impl Kill {
 
 impl Nice {
     pub(crate) fn run(self) -> Result<()> {
-        let class = match self.class {
-            ClassName::Interactive => Class::Interactive,
-            ClassName::Agent => Class::Agent,
-            ClassName::Batch => Class::Batch,
-        };
-        self.at.order(self.pid, json!({ "nice": [class, self.weight] }))
+        self.at.order(self.pid, json!({ "nice": [self.class.class(), self.weight] }))
     }
 }
 

@@ -151,7 +151,7 @@ impl View {
         let alive = self.alive.len();
         let head = format!("{alive} alive   {total:.1} tokens/s   {}", plain(&self.note));
         let names = format!(
-            "{:>6} {:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {:>8}  {:<16} {:<20} {}",
+            "{:>6} {:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {:>8} {:>8}  {:<16} {:<20} {}",
             "PID",
             "PARENT",
             "STATE",
@@ -160,6 +160,7 @@ impl View {
             "CACHED",
             "WRITTEN",
             "TOKENS/S",
+            "COST",
             "MODEL",
             "LABEL",
             "TITLE"
@@ -178,13 +179,14 @@ impl View {
         let rate = self.rates.get(&process.pid).map_or("-".into(), |rate| format!("{rate:.1}"));
         let counts = process.counts;
         let text = format!(
-            "{:>6} {parent:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {rate:>8}  {:<16} {:<20} {}",
+            "{:>6} {parent:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {rate:>8} {:>8.4}  {:<16} {:<20} {}",
             process.pid.0,
             state(process),
             class(process),
             counts.prompt,
             counts.cached,
             counts.generated,
+            process.cost(0, 0) as f64 / 1e6,
             plain(&spawn.model),
             label(process),
             plain(&spawn.title),
@@ -238,7 +240,7 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use yushan_abi::{Class, Counts, Label, Sources};
-    use yushan_kernel::{Budget, Exit, Spawn, State};
+    use yushan_kernel::{Budget, Exit, Price, Spawn, Spent, State};
 
     use super::*;
 
@@ -253,6 +255,8 @@ mod tests {
                 class: Class::Agent,
                 weight: 1,
                 budget: Budget::default(),
+                price: Price::default(),
+                spent: Spent::default(),
                 label: Label::of(Sources::USER).for_reader("ann"),
                 prompt: 9,
             },
@@ -261,6 +265,7 @@ mod tests {
             pending: 0,
             counts: Counts { prompt: 9, cached: 4, generated: written, ..Counts::default() },
             spent: 0,
+            meter: Default::default(),
             calls: 0,
             mailbox: Default::default(),
             times: (0, None, None),
@@ -298,10 +303,10 @@ mod tests {
             text(&view),
             [
                 "3 alive   15.0 tokens/s",
-                "   PID PARENT STATE     CLASS        PROMPT  CACHED WRITTEN TOKENS/S  MODEL            LABEL                TITLE",
-                "     1        ready     agent             9       4      30     10.0  small            user/ann             one",
-                "     3      1 stopped   agent             9       4       6      3.0  small            untrusted/public     steer\\u{1b}[2J",
-                "     4      1 ready     agent             9       4       0      0.0  small            tool/local           four",
+                "   PID PARENT STATE     CLASS        PROMPT  CACHED WRITTEN TOKENS/S     COST  MODEL            LABEL                TITLE",
+                "     1        ready     agent             9       4      30     10.0   0.0000  small            user/ann             one",
+                "     3      1 stopped   agent             9       4       6      3.0   0.0000  small            untrusted/public     steer\\u{1b}[2J",
+                "     4      1 ready     agent             9       4       0      0.0   0.0000  small            tool/local           four",
             ]
         );
     }

@@ -1,0 +1,289 @@
+//! `spawn`, `logs`, `replay`, `answer`, `mail`: processes that go on by themselves, and what is known of them.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use yushan_kernel::{Entry, Life, Replay};
+
+use crate::exit::BadUsage;
+use crate::inspect::visible;
+use crate::system::{ClassName, Where, plain};
+
+/// How often `logs --follow` looks.
+const EVERY: Duration = Duration::from_millis(300);
+
+/// How long a replay may take.
+const REPLAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Start an assistant that works by itself, and goes on after a restart
+#[derive(clap::Args)]
+pub(crate) struct Spawn {
+    /// Its task
+    task: String,
+    /// The model it thinks with [default: the only one that is served]
+    #[arg(long, short)]
+    model: Option<String>,
+    /// What it shall be and do
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    instructions: String,
+    /// What it may call: fork, spawn, wait, send, receive, remember, recall, ask, exit, and tools
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    tools: Vec<String>,
+    /// Tokens it may use up
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
+    /// Calls it may make
+    #[arg(long, value_name = "N")]
+    calls: Option<u64>,
+    /// Money it may use up, in millionths of what prices are in
+    #[arg(long, value_name = "MILLIONTHS")]
+    money: Option<u64>,
+    /// Seconds it may take
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+    /// Most tokens of a turn
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// How soon it is served
+    #[arg(long, value_enum, default_value = "agent")]
+    class: ClassName,
+    /// Whether you are there to be asked
+    #[arg(long)]
+    attended: bool,
+    /// Show what it says and does until it is over
+    #[arg(long, short)]
+    follow: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Show what a process was told and what it said, from its journal
+#[derive(clap::Args)]
+pub(crate) struct Logs {
+    /// Which
+    pid: u64,
+    /// Go on until it is over
+    #[arg(long, short)]
+    follow: bool,
+    /// Print JSON, an entry a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Ask a process of the journal again, and show the first difference
+#[derive(clap::Args)]
+pub(crate) struct ReplayOf {
+    /// Which
+    pid: u64,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Answer a process that asks: its question, or whether it may make a call
+#[derive(clap::Args)]
+pub(crate) struct Answer {
+    /// Which
+    pid: u64,
+    /// The answer to its question; without one, what it asks is shown
+    text: Option<String>,
+    /// It may make the call
+    #[arg(long, conflicts_with_all = ["text", "deny"])]
+    allow: bool,
+    /// It may not
+    #[arg(long, conflicts_with = "text")]
+    deny: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+/// Send a process a message
+#[derive(clap::Args)]
+pub(crate) struct Mail {
+    /// Which
+    pid: u64,
+    /// What
+    text: String,
+    #[command(flatten)]
+    at: Where,
+}
+
+impl Spawn {
+    pub(crate) fn run(self) -> Result<()> {
+        let model = match self.model.clone() {
+            Some(model) => model,
+            None => only_model(&self.at)?,
+        };
+        let order = json!({
+            "model": model, "task": self.task, "instructions": self.instructions,
+            "tools": self.tools, "max_tokens": self.max_tokens, "class": self.class.class(),
+            "attended": self.attended,
+            "budget": {
+                "tokens": self.tokens, "calls": self.calls, "money": self.money,
+                "wall_ms": self.seconds.map(|seconds| seconds.saturating_mul(1000)),
+            },
+        });
+        let answer = self.at.ask("/v1/processes", Some(&order))?;
+        let pid = answer["pid"].as_u64().context("the system gave no pid")?;
+        println!("{pid}");
+        match self.follow {
+            true => Logs { pid, follow: true, json: false, at: self.at }.run(),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The only model that a system serves.
+fn only_model(at: &Where) -> Result<String> {
+    let models = at.ask("/v1/models", None)?;
+    let names: Vec<&str> =
+        models["data"].as_array().into_iter().flatten().filter_map(|m| m["id"].as_str()).collect();
+    match names[..] {
+        [name] => Ok(name.to_string()),
+        _ => Err(BadUsage(format!("which model? --model is one of {}", names.join(", "))).into()),
+    }
+}
+
+impl Logs {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut out = std::io::stdout();
+        let mut shown = 0;
+        loop {
+            let log = self.at.ask(&format!("/v1/processes/{}/log", self.pid), None)?;
+            let lines = log["data"].as_array().cloned().unwrap_or_default();
+            let mut over = false;
+            for line in &lines[shown.min(lines.len())..] {
+                let entry: Entry = serde_json::from_value(line["entry"].clone())
+                    .context("the system has another form of journal: is it of this version?")?;
+                over |= matches!(entry, Entry::Exited(_));
+                match self.json {
+                    true => writeln!(out, "{line}")?,
+                    false => write!(out, "{}", in_words(&entry))?,
+                }
+            }
+            out.flush()?;
+            shown = lines.len();
+            if over || !self.follow {
+                return Ok(());
+            }
+            std::thread::sleep(EVERY);
+        }
+    }
+}
+
+/// An entry as people read it; nothing of those that only repeat others.
+fn in_words(entry: &Entry) -> String {
+    match entry {
+        Entry::Began(program) => {
+            let able: Vec<&str> = program.capabilities.keys().map(String::as_str).collect();
+            let able = if able.is_empty() { "nothing".into() } else { able.join(", ") };
+            format!("began: {} (may call {able})\n", plain(&program.title))
+        }
+        Entry::Wrote(_) => String::new(),
+        Entry::Said { text, calls, counts, .. } => {
+            let mut out = String::new();
+            if !text.is_empty() {
+                out += &format!("said: {}\n", visible(text));
+            }
+            for call in calls {
+                out += &format!("calls {} {}\n", plain(&call.name), plain(&call.arguments));
+            }
+            let cached = counts.cached;
+            out += &format!(
+                "  ({} tokens read, {cached} of them cached, {} written)\n",
+                counts.prompt, counts.generated
+            );
+            out
+        }
+        Entry::Intended { key } => format!("begins call {key}\n"),
+        Entry::Confirmed(allowed) => {
+            format!("the user {}\n", if *allowed { "allows it" } else { "forbids it" })
+        }
+        Entry::Answered { result, .. } => {
+            let sources: Vec<&str> = result.label.sources.names().collect();
+            let failed = if result.failed { " (failed)" } else { "" };
+            format!("answer from {}{failed}: {}\n", sources.join(", "), visible(&result.text))
+        }
+        Entry::Heard(from, message) => {
+            let from = if from.0 == 0 { "the user".into() } else { format!("process {from}") };
+            format!("message from {from}: {}\n", visible(&message.text()))
+        }
+        Entry::Lent(budget) => match budget.tokens {
+            Some(tokens) => format!("gave {tokens} tokens of its budget to a child\n"),
+            None => String::new(),
+        },
+        Entry::Niced(class, weight) => format!("class {class:?}, weight {weight}\n"),
+        Entry::Held(held) => if *held { "held\n" } else { "goes on\n" }.into(),
+        Entry::Exited(exit) => format!("over: {exit:?}\n"),
+    }
+}
+
+impl ReplayOf {
+    pub(crate) fn run(self) -> Result<()> {
+        let path = format!("/v1/processes/{}/replay", self.pid);
+        let text = self.at.send(&path, Some(&Value::Null), Some(REPLAY))?.read_to_string()?;
+        let replay: Replay = serde_json::from_str(&text)?;
+        let (turns, tokens) = (replay.turns, replay.tokens);
+        match replay.difference {
+            None => {
+                println!("{turns} turns, {tokens} tokens: the same");
+                Ok(())
+            }
+            Some(difference) => {
+                println!("turn {}, after {} characters", difference.turn, difference.equal);
+                println!("journal: {}", plain(&difference.journal));
+                println!("now:     {}", plain(&difference.now));
+                bail!("process {} does not say the same again", self.pid)
+            }
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn run(self) -> Result<()> {
+        let order = match (self.text, self.allow, self.deny) {
+            (Some(text), ..) => json!({ "answer": text }),
+            (None, false, false) => return show_question(&self.at, self.pid),
+            (None, allow, _) => {
+                let known = self.at.ask(&format!("/v1/processes/{}", self.pid), None)?;
+                json!({ "allow": [known["key"], allow] })
+            }
+        };
+        self.at.order(self.pid, order)
+    }
+}
+
+/// What a process asks: exactly what would happen, and where each argument came from.
+fn show_question(at: &Where, pid: u64) -> Result<()> {
+    let mut known = at.ask(&format!("/v1/processes/{pid}"), None)?;
+    if known["process"]["state"] != "asking" {
+        bail!("process {pid} asks nothing");
+    }
+    let life: Life = serde_json::from_value(known["life"].take()).context("a process")?;
+    let call = life.open.front().context("the process asks nothing any more")?;
+    let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+    if call.name == "ask" {
+        println!("{}", visible(arguments["question"].as_str().unwrap_or_default()));
+        return Ok(());
+    }
+    println!("may it call {}?", plain(&call.name));
+    for (name, argument) in life.arguments(&arguments) {
+        let sources: Vec<&str> = argument.label.sources.names().collect();
+        let from = match argument.chosen_by_user {
+            true => "as you wrote".to_string(),
+            false => format!("made from what came from {}", sources.join(", ")),
+        };
+        println!("  {} = {} ({from})", plain(&name), plain(&arguments[&name].to_string()));
+    }
+    println!("answer with yushan answer {pid} --allow or --deny");
+    Ok(())
+}
+
+impl Mail {
+    pub(crate) fn run(self) -> Result<()> {
+        self.at.order(self.pid, json!({ "send": self.text }))
+    }
+}
