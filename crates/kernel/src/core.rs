@@ -151,17 +151,6 @@ impl Core {
                 process.spent = process.spent.saturating_sub(planned.saturating_sub(run) as u64);
                 process.counts.cached += cached;
             }),
-            // What it reads a second time is not its fault: it costs its turn, not its budget.
-            Event::Evicted(pid, pending) => self.with(pid, |process| {
-                let again = pending.saturating_sub(process.pending) as u64;
-                process.spent = process.spent.saturating_sub(again);
-                process.pending = pending;
-            }),
-            Event::Wrote(pid) => self.with(pid, |process| {
-                process.counts.generated += 1;
-                process.pending += 1;
-                process.times.1.get_or_insert(now_ms);
-            }),
             Event::Exit(pid, exit) => self.exit(pid, exit, &mut out),
             Event::Signal(pid, Signal::Kill) => self.exit(pid, Exit::Killed, &mut out),
             Event::Signal(pid, signal) => {
@@ -178,6 +167,31 @@ impl Core {
             Event::Wait(pid, child) => self.wait(pid, child, &mut out),
             Event::Send(from, to, message) => self.send(from, to, *message, &mut out),
             Event::Receive(pid) => self.receive(pid, &mut out),
+            Event::Tick => {}
+            event => self.change(event),
+        }
+        self.enforce(whose, &mut out);
+        if whose.is_none() {
+            self.inherit();
+        }
+        out
+    }
+
+    /// Takes note of what changes one process alone.
+    fn change(&mut self, event: Event) {
+        let now_ms = self.now_ms;
+        match event {
+            // What it reads a second time is not its fault: it costs its turn, not its budget.
+            Event::Evicted(pid, pending) => self.with(pid, |process| {
+                let again = pending.saturating_sub(process.pending) as u64;
+                process.spent = process.spent.saturating_sub(again);
+                process.pending = pending;
+            }),
+            Event::Wrote(pid) => self.with(pid, |process| {
+                process.counts.generated += 1;
+                process.pending += 1;
+                process.times.1.get_or_insert(now_ms);
+            }),
             Event::Paused(pid) => self.with(pid, |process| {
                 process.counts.generated += 1;
                 process.times.1.get_or_insert(now_ms);
@@ -200,13 +214,8 @@ impl Core {
             Event::Lent(pid, budget) => {
                 self.with(pid, |process| process.spawn.budget = process.spawn.budget.less(budget));
             }
-            Event::Tick => {}
+            _ => {}
         }
-        self.enforce(whose, &mut out);
-        if whose.is_none() {
-            self.inherit();
-        }
-        out
     }
 
     /// Names of processes begin behind this one: those up to it were given before the system stopped.

@@ -1,5 +1,6 @@
 //! Processes with programs: system calls, the gate, and the journal that they go on from.
 
+mod paper;
 mod scripted;
 
 use std::collections::BTreeMap;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use scripted::{Paper, Part, Tally, model};
+use paper::{Paper, Tally};
+use scripted::{Part, model};
 use yushan_abi::*;
 use yushan_kernel::gate::Capability;
 use yushan_kernel::syscall::SystemCall;

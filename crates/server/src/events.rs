@@ -81,6 +81,16 @@ impl Events {
         request: Request,
         n: usize,
     ) -> Result<Events, Fault> {
+        Events::begin(complete, metrics, request, n).await?.admitted().await
+    }
+
+    /// Begins them. What is durable is so on return.
+    pub(crate) async fn begin(
+        complete: &Arc<dyn Complete>,
+        metrics: &Arc<Metrics>,
+        request: Request,
+        n: usize,
+    ) -> Result<Events, Fault> {
         let (sender, mut events) = Events::empty(metrics, n);
         let pipes: Vec<_> = events.waiting.iter().cloned().enumerate().collect();
         let complete = complete.clone();
@@ -98,11 +108,16 @@ impl Events {
             events.meter.refused();
             return Err(refusal.into());
         }
-        match events.next().await {
+        Ok(events)
+    }
+
+    /// Waits until the first was admitted.
+    pub(crate) async fn admitted(mut self) -> Result<Events, Fault> {
+        match self.next().await {
             Some((_, Event::Failed(refusal))) => Err(refusal.into()),
             first => {
-                events.first = first;
-                Ok(events)
+                self.first = first;
+                Ok(self)
             }
         }
     }

@@ -114,6 +114,80 @@ fn parsed(text: &str) -> Value {
 }
 
 #[test]
+fn a_background_response_goes_on_after_a_kill() {
+    let folder = folder();
+    let text = |response: &Value| response["output"][0]["content"][0]["text"].clone();
+    let asked = json!({
+        "model": "model", "input": "Once upon a time", "background": true, "temperature": 0,
+        "max_output_tokens": 100, "metadata": { "of": "ann" },
+    });
+    let ended = |system: &System, id: &Value| loop {
+        let path = format!("/v1/responses/{}", id.as_str().unwrap());
+        let (status, response) = system.ask(&path, None, None);
+        assert_eq!(status, 200, "{response}");
+        if !["queued", "in_progress"].contains(&response["status"].as_str().unwrap()) {
+            return response;
+        }
+        std::thread::yield_now();
+    };
+    let mut system = System::start(folder.path(), "");
+    let (_, first) = system.ask("/v1/responses", Some(asked.clone()), None);
+    let whole = ended(&system, &first["id"]);
+    // Killed right after it was acknowledged, and a moment later, twice.
+    for moment in [0, 5, 30] {
+        let (status, queued) = system.ask("/v1/responses", Some(asked.clone()), None);
+        assert_eq!(status, 200, "{queued}");
+        std::thread::sleep(std::time::Duration::from_millis(moment));
+        for _ in 0..2 {
+            drop(system);
+            system = System::start(folder.path(), "");
+        }
+        let again = ended(&system, &queued["id"]);
+        assert_eq!(again["status"], whole["status"], "{again}");
+        assert_eq!(text(&again), text(&whole));
+        assert_eq!(again["metadata"], asked["metadata"]);
+    }
+    // The journal has them all, and they say the same again.
+    let (code, out, err) = system.command(folder.path(), "replay 1");
+    assert_eq!((code, out.contains("the same")), (Some(0), true), "{out}{err}");
+    let (code, out, _) = system.command(folder.path(), "logs 1");
+    assert!(code == Some(0) && out.starts_with("began: Once upon a time"), "{out}");
+    // One that was cancelled does not come back.
+    let (_, queued) = system.ask("/v1/responses", Some(asked.clone()), None);
+    let path = format!("/v1/responses/{}/cancel", queued["id"].as_str().unwrap());
+    system.ask(&path, Some(json!({})), None);
+    let before = ended(&system, &queued["id"]);
+    drop(system);
+    let system = System::start(folder.path(), "");
+    assert_eq!(ended(&system, &queued["id"])["status"], before["status"]);
+}
+
+#[test]
+fn a_process_of_its_own_is_started_and_read_about() {
+    let folder = folder();
+    let system = System::start(folder.path(), "--price-read 1000000 --price-written 2000000");
+    let spawn = "spawn tell --max-tokens 6 --tokens 500 --follow";
+    let (code, out, err) = system.command(folder.path(), spawn);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("said: ") && out.ends_with("over: Done\n"), "{out}");
+    let (_, all) = system.ask("/v1/processes", None, None);
+    let process = &all["data"][0];
+    assert_eq!(process["spawn"]["budget"]["tokens"], 500, "{process}");
+    assert_eq!(process["counts"]["generated"], 6, "{process}");
+    for (arguments, expected) in [
+        ("spawn x --tools calculator", "there is no tool \"calculator\""),
+        ("spawn x --model other", "\"other\" does not exist"),
+        ("logs 999", "999"),
+        ("replay 999", "the journal has no process 999"),
+        ("answer 1 yes", "asks nothing"),
+        ("mail 1 hello", "no such process"),
+    ] {
+        let (code, _, err) = system.command(folder.path(), arguments);
+        assert!(code != Some(0) && err.contains(expected), "{arguments}: {err}");
+    }
+}
+
+#[test]
 fn a_system_answers() {
     let folder = folder();
     let system = System::start(folder.path(), "");

@@ -128,16 +128,21 @@ async fn in_background(
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
     request.durable = Some(object.id.clone());
-    let starting = server.clone();
-    let events = async move { starting.start(request, 1).await };
-    collect(server, events, object, input, caller.tenant.clone());
+    match Events::begin(&server.complete, &server.metrics, request, 1).await {
+        Ok(events) => collect(server, events, object, input, caller.tenant.clone()),
+        Err(fault) => {
+            let key = object.id.clone();
+            server.on_disk(move |disk| disk.delete(KIND, &key)).await?;
+            return Err(fault.in_field("input"));
+        }
+    }
     Ok(queued)
 }
 
 /// Waits for the answer of a background response and keeps it.
 fn collect(
     server: Arc<Server>,
-    events: impl Future<Output = Result<Events, Fault>> + Send + 'static,
+    events: Events,
     mut object: ResponseObject,
     input: Vec<Message>,
     owner: String,
@@ -145,7 +150,7 @@ fn collect(
     let (id, running) = (object.id.clone(), server.running.clone());
     running.begin(&id.clone(), async move {
         let answered = async {
-            let events = events.await?;
+            let events = events.admitted().await?;
             server.running.started(&id);
             whole(events).await
         };
@@ -171,7 +176,6 @@ pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> 
     let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
     let object = ResponseObject::again(&kept, &life.program.request);
     let (events, sink) = Events::again(&server.metrics);
-    let events = std::future::ready(Ok(events));
     collect(server.clone(), events, object, kept.input, document.owner);
     Some(sink)
 }
