@@ -31,7 +31,9 @@ fn main() -> Result<(), Failure> {
             (0..streams).map(|_| completion(model, prompt, tokens, &mut random)).collect();
         let begun = Instant::now();
         let answers = runtime.block_on(async {
-            let asked = bodies.into_iter().map(|body| tokio::spawn(async move { ask(address, &body, None).await }));
+            let asked = bodies
+                .into_iter()
+                .map(|body| tokio::spawn(async move { ask(address, &body, None).await }));
             let asked: Vec<_> = asked.collect();
             let mut answers = Vec::new();
             for answer in asked {
@@ -43,7 +45,9 @@ fn main() -> Result<(), Failure> {
         for answer in answers {
             match answer.read() {
                 Some((_, read, written)) if (read, written) == (prompt as u64, tokens as u64) => {}
-                other => return Err(format!("{}: {other:?}: {}", answer.status(), answer.body()).into()),
+                other => {
+                    return Err(format!("{}: {other:?}: {}", answer.status(), answer.body()).into());
+                }
             }
             firsts.push(answer.times.1.as_secs_f64());
         }

@@ -2,10 +2,11 @@
 //!
 //! `cargo run --release -p yushan --example overhead -- MODEL.gguf [STREAMS…]`
 //!
-//! The real kernel, text side, server and sockets around an executor that only waits: a step takes 3 ms and
-//! answers with logits that were made before, so that every token is chosen, decoded, written as an event and sent by
-//! itself, as beside a real engine. Counted is the processor time of the kernel's thread and of the server's, as the
-//! operating system tells it thread by thread, while all streams write; the clients' own time is left out.
+//! The real kernel, text side, server and sockets around an executor that only passes time: a step keeps its thread
+//! busy for 3 ms and answers with logits that were made before, so that every token is chosen, decoded, written as an
+//! event and sent by itself, as beside a real engine. Counted is the processor time of the kernel's thread (its
+//! steps left out) and of the server's threads, as the operating system tells it, while all streams write;
+//! the clients' own time is left out.
 
 #[path = "beside/client.rs"]
 mod client;
@@ -15,7 +16,8 @@ mod host;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use client::{Random, ask, completion};
 use host::Host;
@@ -40,17 +42,19 @@ struct Waits {
     vocabulary: usize,
     next: u64,
     lengths: BTreeMap<SequenceId, usize>,
+    /// Nanoseconds of processor time inside of steps.
+    inside: Arc<AtomicU64>,
 }
 
 impl Waits {
-    fn new(vocabulary: usize) -> Waits {
+    fn new(vocabulary: usize, inside: Arc<AtomicU64>) -> Waits {
         let mut random = Random(1);
         let mut logits: Vec<f32> =
             (0..ROWS * vocabulary).map(|_| (random.next() >> 40) as f32 / 1e6).collect();
         for row in 0..ROWS {
             logits[row * vocabulary + 1000 + random.next() as usize % 20_000] = 100.0;
         }
-        Waits { logits, vocabulary, next: 0, lengths: BTreeMap::new() }
+        Waits { logits, vocabulary, next: 0, lengths: BTreeMap::new(), inside }
     }
 }
 
@@ -78,7 +82,12 @@ impl Executor for Waits {
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError> {
-        std::thread::sleep(STEP);
+        let (begun, before) = (Instant::now(), ran("/proc/thread-self/schedstat"));
+        while begun.elapsed() < STEP {
+            std::hint::spin_loop();
+        }
+        let after = ran("/proc/thread-self/schedstat");
+        self.inside.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
         let mut rows = 0;
         for chunk in batch {
             *self.lengths.entry(chunk.sequence).or_default() += chunk.tokens.len();
@@ -108,15 +117,19 @@ impl Executor for Waits {
     }
 }
 
+/// Nanoseconds that a thread has run.
+fn ran(path: impl AsRef<Path>) -> u64 {
+    let times = std::fs::read_to_string(path).unwrap_or_default();
+    times.split(' ').next().and_then(|ran| ran.parse().ok()).unwrap_or(0)
+}
+
 /// Nanoseconds that threads of each name have run.
 fn spent() -> std::io::Result<BTreeMap<String, u64>> {
     let mut spent = BTreeMap::new();
     for task in std::fs::read_dir("/proc/self/task")? {
         let path = task?.path();
         let name = std::fs::read_to_string(path.join("comm"))?;
-        let times = std::fs::read_to_string(path.join("schedstat"))?;
-        let ran: u64 = times.split(' ').next().and_then(|ran| ran.parse().ok()).unwrap_or(0);
-        *spent.entry(name.trim().to_string()).or_default() += ran;
+        *spent.entry(name.trim().to_string()).or_default() += ran(path.join("schedstat"));
     }
     Ok(spent)
 }
@@ -137,7 +150,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for streams in streams {
         let file = ModelFile::open(Path::new(&path))?;
         let language = Arc::new(ModelLanguage::new(&file, Arc::new(file.tokenizer(None)?))?);
-        let executor = Box::new(Waits::new(file.config().vocabulary));
+        let inside = Arc::new(AtomicU64::new(0));
+        let executor = Box::new(Waits::new(file.config().vocabulary, inside.clone()));
         let info = ModelInfo { name: "model".into(), context: CONTEXT, ..ModelInfo::default() };
         let options = Options { slots: streams, ..Options::default() };
         let host = Host::start(vec![Loaded { info, language, executor }], options)?;
@@ -145,7 +159,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let before = spent()?;
         let asked: Vec<_> = (0..streams)
             .map(|_| {
-                let (address, body) = (host.address, completion("model", PROMPT, TOKENS, &mut random));
+                let (address, body) =
+                    (host.address, completion("model", PROMPT, TOKENS, &mut random));
                 clients.spawn(async move { ask(address, &body, None).await })
             })
             .collect();
@@ -160,7 +175,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let of = |times: &BTreeMap<String, u64>| times.get(name).copied().unwrap_or(0);
             (of(&after) - of(&before)) as f64 / 1e3 / tokens as f64
         };
-        let (kernel, server) = (each("kernel"), each("server"));
+        let steps = inside.load(Ordering::Relaxed) as f64 / 1e3 / tokens as f64;
+        let (kernel, server) = (each("kernel") - steps, each("server"));
         println!("{streams:>7} {kernel:>15.1} {server:>15.1} {:>15.1}", kernel + server);
     }
     Ok(())

@@ -20,6 +20,10 @@ use crate::{flags, hub, wire};
 /// The height of the mountain in metres.
 pub(crate) const PORT: u16 = 3952;
 
+/// Threads for what blocks: keys and documents on the disk, prompts brought into tokens. They are not held while
+/// requests wait, so the queue may be longer.
+const BLOCKING: usize = 64;
+
 /// Start the system: models as processes, behind the OpenAI and Ollama interfaces
 #[derive(clap::Args)]
 pub(crate) struct Serve {
@@ -93,7 +97,7 @@ impl Serve {
         let interrupt = Interrupt::catch()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .max_blocking_threads(self.queue.max(16))
+            .max_blocking_threads(BLOCKING)
             .enable_all()
             .build()
             .context("the server's threads")?;

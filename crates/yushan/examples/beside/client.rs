@@ -85,7 +85,9 @@ pub(crate) async fn ask(
         }
     }
     let whole = begun.elapsed();
-    let Some(end) = headers else { return Err(Error::other("the connection ended before the headers")) };
+    let Some(end) = headers else {
+        return Err(Error::other("the connection ended before the headers"));
+    };
     let head = String::from_utf8_lossy(&wire[..end]).to_ascii_lowercase();
     wire.drain(..end);
     Ok(Answer { wire, head, times: (times.0.unwrap_or(whole), times.1.unwrap_or(whole), whole) })

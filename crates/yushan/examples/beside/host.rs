@@ -65,7 +65,11 @@ impl Keys for Open {
 struct Nothing;
 
 impl Library for Nothing {
-    fn pull(&self, name: &str, _: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<(), Fault> {
+    fn pull(
+        &self,
+        name: &str,
+        _: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<(), Fault> {
         Err(Fault::NoModel(name.into()))
     }
 
