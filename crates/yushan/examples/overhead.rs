@@ -6,7 +6,8 @@
 //! with logits that were made before, so that every token is chosen, decoded, written as an event and sent by itself,
 //! as beside a real engine. Meanwhile two processes of the lowest priority keep both processors awake, as an engine's
 //! threads would. Counted is the processor time of the kernel's thread and of the server's, as the operating system
-//! tells it, while all streams write; the clients' own time is left out.
+//! tells it, while all streams write. What waiting itself costs a thread is measured first, and left out; so is
+//! the clients' own time.
 
 #[path = "beside/client.rs"]
 mod client;
@@ -127,6 +128,18 @@ fn spent() -> std::io::Result<BTreeMap<String, u64>> {
     Ok(spent)
 }
 
+/// Nanoseconds that it costs a thread to wait for a step.
+fn waiting() -> std::io::Result<f64> {
+    const STEPS: u32 = 500;
+    let waits = || (0..STEPS).for_each(|_| std::thread::sleep(STEP));
+    let thread = std::thread::Builder::new().name("waiting".into()).spawn(move || {
+        waits();
+        // A thread that has just slept is told its time so far.
+        ran("/proc/thread-self/schedstat")
+    })?;
+    Ok(thread.join().unwrap_or(0) as f64 / f64::from(STEPS))
+}
+
 /// A process that never sleeps and makes way for every other.
 struct Awake(Child);
 
@@ -157,6 +170,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .enable_all()
         .build()?;
     let _awake = [Awake::start()?, Awake::start()?];
+    let waiting = waiting()?;
+    println!("a wait costs {:.1} µs", waiting / 1e3);
     println!("{:>7} {:>15} {:>15} {:>15}", "streams", "kernel µs/token", "server µs/token", "both");
     for streams in streams {
         let file = ModelFile::open(Path::new(&path))?;
@@ -169,8 +184,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let before = spent()?;
         let asked: Vec<_> = (0..streams)
             .map(|_| {
-                let (address, body) =
-                    (host.address, completion("model", PROMPT, TOKENS, &mut random));
+                let mut body = completion("model", PROMPT, TOKENS, &mut random);
+                // What is chosen here ends nothing.
+                body["logit_bias"] = serde_json::json!({});
+                let address = host.address;
                 clients.spawn(async move { ask(address, &body, None).await })
             })
             .collect();
@@ -185,7 +202,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let of = |times: &BTreeMap<String, u64>| times.get(name).copied().unwrap_or(0);
             (of(&after) - of(&before)) as f64 / 1e3 / tokens as f64
         };
-        let (kernel, server) = (each("kernel"), each("server"));
+        let steps = (TOKENS + 1) as f64;
+        let (kernel, server) =
+            (each("kernel") - waiting * steps / 1e3 / tokens as f64, each("server"));
         println!("{streams:>7} {kernel:>15.1} {server:>15.1} {:>15.1}", kernel + server);
     }
     Ok(())
