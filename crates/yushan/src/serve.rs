@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use yushan_abi::{Complete, Disk};
 use yushan_kernel::{Kernel, Options, Price, World};
 use yushan_server::{Doors, Fault, Library, Progress, Server};
@@ -95,8 +96,12 @@ impl Serve {
 
     fn listen(&self, server: Server, kernel: &Kernel) -> Result<()> {
         let interrupt = Interrupt::catch()?;
+        let files = getrlimit(Resource::Nofile);
+        // Every connection is an open file. If there may be no more, fewer connections are taken at once.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            // The engine has all processors; a second thread would mostly be woken to find nothing to do.
+            .worker_threads(1)
             .max_blocking_threads(BLOCKING)
             .enable_all()
             .build()

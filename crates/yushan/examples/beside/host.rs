@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use yushan_abi::Complete;
 use yushan_kernel::{Kernel, Loaded, Options};
@@ -21,9 +22,12 @@ pub(crate) struct Host {
 impl Host {
     /// Starts it with the threads that `yushan serve` gives its server.
     pub(crate) fn start(loaded: Vec<Loaded>, options: Options) -> std::io::Result<Host> {
+        // Both ends of every connection are here.
+        let files = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
         let kernel = Arc::new(Kernel::start(loaded, options));
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(1)
             .max_blocking_threads(16)
             .thread_name("server")
             .enable_all()
