@@ -12,6 +12,7 @@ use yushan_abi::{
 
 use crate::context::{Window, window};
 use crate::life::Life;
+use crate::runtime::Place;
 
 /// A process as the engine's thread holds it.
 pub(crate) struct Job {
@@ -44,6 +45,8 @@ pub(crate) struct Job {
     pub(crate) awaits: bool,
     /// Its journal's view, if it has a program.
     pub(crate) life: Option<Box<Life>>,
+    /// Of those that were asked for from outside; given back with the job.
+    pub(crate) place: Option<Place>,
 }
 
 /// A turn that can begin: a conversation as tokens, and what writes the answer.
@@ -106,6 +109,7 @@ impl Job {
             noted: 0,
             awaits: false,
             life: life.map(Box::new),
+            place: None,
         }
     }
 

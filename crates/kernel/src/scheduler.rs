@@ -95,12 +95,27 @@ pub struct Scheduler {
     arrivals: u64,
     /// The virtual time of who was served last: where newcomers start.
     present: u64,
+    /// Who had the slots in the last step.
+    seated: Vec<Pid>,
+    /// Where the line is put in order, kept for its memory.
+    line: Vec<(Place, Pid)>,
 }
+
+/// The sort key of a job.
+type Place = (u64, u64, u64);
 
 impl Scheduler {
     /// An empty line.
     pub fn new(order: Order, limits: Limits) -> Scheduler {
-        Scheduler { order, limits, jobs: BTreeMap::new(), arrivals: 0, present: 0 }
+        Scheduler {
+            order,
+            limits,
+            jobs: BTreeMap::new(),
+            arrivals: 0,
+            present: 0,
+            seated: Vec::new(),
+            line: Vec::new(),
+        }
     }
 
     /// A job has `pending` tokens to be fed. One that is known keeps its place.
@@ -144,23 +159,15 @@ impl Scheduler {
 
     /// Chooses the rows of the next step and charges for them.
     pub fn plan(&mut self, now_ms: u64) -> Plan {
-        let mut line: Vec<Pid> = self.jobs.keys().copied().collect();
-        line.sort_by_cached_key(|pid| self.place(*pid, now_ms));
-        line.truncate(self.limits.slots);
-        for (pid, job) in &mut self.jobs {
-            let keeps = line.contains(pid);
-            if !keeps || !job.in_slot {
-                job.turn = 0;
-            }
-            job.in_slot = keeps;
-        }
+        self.seat(now_ms);
+        let line = std::mem::take(&mut self.seated);
         let decoding = line.iter().filter(|pid| self.jobs[pid].pending == 1).count();
         let mut prefill = match decoding {
             0 => self.limits.rows,
             _ => self.limits.prefill_beside.min(self.limits.rows.saturating_sub(decoding)),
         };
         let mut plan = Plan::default();
-        for pid in line {
+        for &pid in &line {
             let Some(job) = self.jobs.get_mut(&pid) else { continue };
             let rows = match job.pending {
                 1 => 1,
@@ -179,12 +186,39 @@ impl Scheduler {
             job.pending -= rows;
             plan.rows.push((pid, rows));
         }
+        self.seated = line;
         plan
     }
 
-    /// The sort key of a job: smaller comes first.
-    fn place(&self, pid: Pid, now_ms: u64) -> (u64, u64, u64) {
-        let job = &self.jobs[&pid];
+    /// Gives the slots to the first in line. Only these are put in order: a thousand may wait.
+    fn seat(&mut self, now_ms: u64) {
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        line.extend(self.jobs.iter().map(|(&pid, job)| (self.place(job, now_ms), pid)));
+        let slots = self.limits.slots;
+        if slots < line.len() {
+            line.select_nth_unstable(slots);
+            line.truncate(slots);
+        }
+        line.sort_unstable();
+        for pid in &self.seated {
+            let keeps = line.iter().any(|(_, other)| other == pid);
+            if let Some(job) = self.jobs.get_mut(pid).filter(|_| !keeps) {
+                (job.in_slot, job.turn) = (false, 0);
+            }
+        }
+        self.seated.clear();
+        for &(_, pid) in &line {
+            if let Some(job) = self.jobs.get_mut(&pid).filter(|job| !job.in_slot) {
+                (job.in_slot, job.turn) = (true, 0);
+            }
+            self.seated.push(pid);
+        }
+        self.line = line;
+    }
+
+    /// The sort key of a job: smaller comes first, and no two are equal.
+    fn place(&self, job: &Job, now_ms: u64) -> Place {
         let arrived = job.arrived.1;
         match self.order {
             Order::Fifo => (u64::from(!job.in_slot), job.arrived.0, arrived),

@@ -30,13 +30,20 @@ pub(crate) const OPTIONS: usize = 64 << 10;
 /// Of a file.
 pub(crate) const FILE: usize = 64 << 20;
 
+/// Bytes of a body that is parsed where others do not wait for it.
+const LONG: usize = 256 << 10;
+
 /// Reads a body of JSON.
-pub(crate) async fn json<T: DeserializeOwned>(
+pub(crate) async fn json<T: DeserializeOwned + Send + 'static>(
     body: Body,
     limit: usize,
     deadline: Duration,
 ) -> Result<T, Fault> {
-    parse(&bytes(body, limit, deadline).await?)
+    let bytes = bytes(body, limit, deadline).await?;
+    match bytes.len() {
+        LONG.. => crate::events::blocking(move || parse(&bytes)).await?,
+        _ => parse(&bytes),
+    }
 }
 
 /// Reads a body under a cap and a deadline.

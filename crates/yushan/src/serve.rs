@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use yushan_abi::{Complete, Disk};
 use yushan_kernel::{Kernel, Options, Price, World};
 use yushan_server::{Doors, Fault, Library, Progress, Server};
@@ -19,6 +20,10 @@ use crate::{flags, hub, wire};
 
 /// The height of the mountain in metres.
 pub(crate) const PORT: u16 = 3952;
+
+/// Threads for what blocks: keys and documents on the disk, prompts brought into tokens. They are not held while
+/// requests wait, so the queue may be longer.
+const BLOCKING: usize = 64;
 
 /// Start the system: models as processes, behind the OpenAI and Ollama interfaces
 #[derive(clap::Args)]
@@ -91,9 +96,13 @@ impl Serve {
 
     fn listen(&self, server: Server, kernel: &Kernel) -> Result<()> {
         let interrupt = Interrupt::catch()?;
+        let files = getrlimit(Resource::Nofile);
+        // Every connection is an open file. If there may be no more, fewer connections are taken at once.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .max_blocking_threads(self.queue.max(16))
+            // The engine has all processors; a second thread would mostly be woken to find nothing to do.
+            .worker_threads(1)
+            .max_blocking_threads(BLOCKING)
             .enable_all()
             .build()
             .context("the server's threads")?;

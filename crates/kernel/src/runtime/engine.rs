@@ -12,15 +12,13 @@ use std::time::Instant;
 use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
 
 use super::clerk::{Clerk, Then};
-use super::{Command, Models, POLL, World};
+use super::places::BUSY_MS;
+use super::{Command, Models, POLL, TICK, World};
 use crate::core::{Action, Core, Event};
 use crate::job::Job;
 use crate::life::Entry;
 use crate::process::{Exit, Pid, Signal, Spawn};
 use crate::syscall::failed;
-
-/// When somebody who was refused shall come again.
-const BUSY_MS: u64 = 1000;
 
 /// The engine's thread.
 pub(super) struct Runtime {
@@ -45,13 +43,15 @@ pub(super) struct Outcome {
 
 impl Runtime {
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
-        let mut idle = true;
+        let (mut idle, mut ticked) = (true, 0);
         loop {
-            let waiting = self.jobs.values().any(|job| job.blocked);
-            let first = match (idle, waiting) {
-                (true, false) => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                (true, true) => commands.recv_timeout(POLL),
-                (false, _) => commands.try_recv().map_err(|error| match error {
+            let first = match idle {
+                true if self.jobs.is_empty() => {
+                    commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                }
+                true if self.jobs.values().any(|job| job.blocked) => commands.recv_timeout(POLL),
+                true => commands.recv_timeout(TICK),
+                false => commands.try_recv().map_err(|error| match error {
                     mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
                     mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 }),
@@ -67,8 +67,13 @@ impl Runtime {
                     command => self.command(command),
                 }
             }
-            self.poll_sinks();
-            self.tell(Event::Tick);
+            let now = self.now();
+            let tick = now.saturating_sub(ticked) >= TICK.as_millis() as u64;
+            self.poll_sinks(tick);
+            if tick {
+                ticked = now;
+                self.tell(Event::Tick);
+            }
             idle = !self.step();
         }
     }
@@ -122,22 +127,31 @@ impl Runtime {
         }
     }
 
-    /// A process begins; whoever asked hears of it when it is durable, if it shall be.
-    fn start(&mut self, mut job: Job, spawn: Box<Spawn>, reply: SyncSender<Result<Pid, Refusal>>) {
+    /// A process begins. Whoever waits hears of it when it is durable; others hear through their sink.
+    fn start(
+        &mut self,
+        mut job: Job,
+        spawn: Box<Spawn>,
+        reply: Option<SyncSender<Result<Pid, Refusal>>>,
+    ) {
+        // Children and resumed processes have taken no place, and count here.
         if self.core.alive() >= self.most {
-            let _ = reply.send(Err(Refusal::Busy { after_ms: BUSY_MS }));
+            let busy = Refusal::Busy { after_ms: BUSY_MS };
+            match reply {
+                Some(reply) => {
+                    let _ = reply.send(Err(busy));
+                }
+                None => {
+                    job.show(Shown::Failed(busy));
+                }
+            }
             return;
         }
         let pid = self.core.next_pid();
-        match &mut job.life {
-            Some(life) => {
-                life.pid = pid;
-                let began = Entry::Began(Box::new(life.program.clone()));
-                self.clerk.note(vec![(pid, began)], Then::Began(pid, reply));
-            }
-            None => {
-                let _ = reply.send(Ok(pid));
-            }
+        if let (Some(life), Some(reply)) = (&mut job.life, reply) {
+            life.pid = pid;
+            let began = Entry::Began(Box::new(life.program.clone()));
+            self.clerk.note(vec![(pid, began)], Then::Began(pid, reply));
         }
         self.jobs.insert(pid, job);
         self.tell(Event::Spawn(spawn));
@@ -211,11 +225,14 @@ impl Runtime {
         }
     }
 
-    /// Lets those go on whose reader has room again, and ends those whose reader is gone.
-    pub(super) fn poll_sinks(&mut self) {
+    /// Lets those go on whose reader has room again, and ends those whose reader is gone. Who holds a
+    /// place in an engine is asked at every step, the others at every tick.
+    pub(super) fn poll_sinks(&mut self, all: bool) {
         let mut happened = Vec::new();
-        for (&pid, job) in self.jobs.iter_mut().filter(|(_, job)| job.blocked) {
+        let asked = |job: &Job| all || job.blocked || job.sequence.is_some();
+        for (&pid, job) in self.jobs.iter_mut().filter(|(_, job)| asked(job)) {
             match job.sink.is_ready() {
+                Flow::More | Flow::Full if !job.blocked => {}
                 Flow::More => {
                     job.blocked = false;
                     happened.push(Event::Blocked(pid, false));

@@ -10,6 +10,7 @@
 
 mod clerk;
 mod engine;
+mod places;
 mod programs;
 pub mod replay;
 mod seats;
@@ -28,6 +29,8 @@ use yushan_abi::{
 
 use self::clerk::Clerk;
 use self::engine::Runtime;
+pub(crate) use self::places::Place;
+use self::places::Places;
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
 use crate::journal::{self, Mark};
@@ -41,6 +44,9 @@ const COMMANDS: usize = 4096;
 
 /// How often sinks that were full are asked again while nothing else happens.
 const POLL: Duration = Duration::from_millis(2);
+
+/// How often time passes for the core, and readers are looked for of those that hold no place in an engine.
+const TICK: Duration = Duration::from_millis(10);
 
 /// How the kernel runs.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +101,8 @@ pub enum Says {
 
 /// What others ask of the engine's thread.
 enum Command {
-    Start(Box<Job>, Box<Spawn>, SyncSender<Result<Pid, Refusal>>),
+    /// Whoever waits is told when the process is durable.
+    Start(Box<Job>, Box<Spawn>, Option<SyncSender<Result<Pid, Refusal>>>),
     Resume(Box<Life>, u64, Box<dyn Sink>),
     Behind(Pid),
     /// A child that was over before the system stopped.
@@ -125,6 +132,7 @@ pub struct Kernel {
     models: Arc<Models>,
     clerk: Clerk,
     world: World,
+    places: Places,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -173,7 +181,8 @@ impl Kernel {
             .name("kernel".into())
             .spawn(move || runtime.run(&receiver))
             .expect("a thread for the engine");
-        Kernel { commands, models, clerk, world, thread: Mutex::new(Some(thread)) }
+        let places = Places::new(options.most);
+        Kernel { commands, models, clerk, world, places, thread: Mutex::new(Some(thread)) }
     }
 
     /// All processes, those that ended lately too.
@@ -285,7 +294,8 @@ impl Kernel {
             program.title = title(&program.request);
         }
         let life = Life::new(Pid(0), program);
-        self.begin(&life.request(), sink, Some(life))
+        let (job, spawn) = self.prepared(&life.request(), sink, Some(life))?;
+        self.ask(|reply| Command::Start(job, spawn, Some(reply))).unwrap_or_else(|| Err(stopped()))
     }
 
     /// The names of all tools that a process can be allowed to call, the system's own first.
@@ -295,13 +305,16 @@ impl Kernel {
         own.chain(others).collect::<Vec<_>>().join(", ")
     }
 
-    fn begin(
+    /// A process that can begin. Its place is taken before any work is done for it: refusing is cheap,
+    /// and waits for no step.
+    fn prepared(
         &self,
         request: &Request,
         sink: Box<dyn Sink>,
         life: Option<Life>,
-    ) -> Result<Pid, Refusal> {
+    ) -> Result<(Box<Job>, Box<Spawn>), Refusal> {
         let (info, language) = self.model(&request.model)?;
+        let place = self.places.take()?;
         let fresh = Fresh::new((info, language.as_ref()), request, &[])?;
         let spawn = match &life {
             Some(life) => spawn_of(life, self.world.price),
@@ -321,9 +334,9 @@ impl Kernel {
         };
         let spawn = Spawn { prompt: fresh.tokens.len(), ..spawn };
         let mut job = Job::new(request, sink, life);
+        job.place = Some(place);
         job.turn_to(fresh);
-        let (job, spawn) = (Box::new(job), Box::new(spawn));
-        self.ask(|reply| Command::Start(job, spawn, reply)).unwrap_or_else(|| Err(stopped()))
+        Ok((Box::new(job), Box::new(spawn)))
     }
 
     /// Asks the engine's thread; `None` if it has ended.
@@ -396,13 +409,16 @@ impl Drop for Kernel {
 impl Complete for Kernel {
     fn complete(&self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refusal> {
         match &request.durable {
-            None => self.begin(&request, sink, None),
+            // Its thread is not held until the engine's next turn.
+            None => {
+                let (job, spawn) = self.prepared(&request, sink, None)?;
+                self.commands.send(Command::Start(job, spawn, None)).map_err(|_| stopped())
+            }
             Some(key) => {
                 let key = key.clone();
-                self.spawn(Program { key, ..Program::new(request) }, sink)
+                self.spawn(Program { key, ..Program::new(request) }, sink).map(|_| ())
             }
         }
-        .map(|_| ())
     }
 
     fn models(&self) -> Vec<ModelInfo> {
