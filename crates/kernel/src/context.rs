@@ -3,7 +3,7 @@
 //! The key decision: nothing is ever left out unless the client chose how. A conversation that is too
 //! long is refused with the exact count; with a policy, the reply says how many tokens were dropped.
 
-use yushan_abi::{Language, Overflow, Prompt, Refusal, Request, Role, TokenId};
+use yushan_abi::{Form, Language, Overflow, Prompt, Refusal, Request, Role, TokenId};
 
 /// A prompt that fits.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +14,8 @@ pub struct Window {
     pub dropped: usize,
 }
 
-/// Brings a request into a context of `limit` tokens, at least one of which is left for the answer.
+/// Brings a request into a context of `limit` tokens, at least one of which is left for the answer if
+/// there is one.
 pub fn window(language: &dyn Language, request: &Request, limit: usize) -> Result<Window, Refusal> {
     let tokens = language.encode(request)?;
     let all = tokens.len();
@@ -22,11 +23,15 @@ pub fn window(language: &dyn Language, request: &Request, limit: usize) -> Resul
         let detail = "no tokens; expected at least one".to_string();
         return Err(Refusal::Invalid { field: "prompt".into(), detail });
     }
-    if all < limit {
+    let embedded = request.form == Form::Embedding;
+    if all < limit || embedded && all == limit {
         return Ok(Window { tokens, dropped: 0 });
     }
     let too_long = Refusal::TooLong { limit, prompt: all };
     match (request.overflow, &request.prompt) {
+        (Overflow::TruncateOldest, Prompt::Text(_) | Prompt::Tokens(_)) if embedded => {
+            Ok(Window { tokens: tokens[..limit].to_vec(), dropped: all - limit })
+        }
         (Overflow::TruncateOldest, Prompt::Chat(messages)) => {
             let kept = messages.iter().take_while(|message| message.role == Role::System).count();
             let starts: Vec<usize> = turns(request).filter(|&at| at > kept).collect();

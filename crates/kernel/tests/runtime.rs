@@ -127,6 +127,9 @@ impl<E: Executor> Executor for Narrow<E> {
         }
         self.inner.step(batch)
     }
+    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError> {
+        self.inner.pooled(sequence)
+    }
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
         self.inner.truncate(sequence, length)
     }
@@ -347,4 +350,50 @@ fn signals_and_panics_reach_one_process_alone() {
     assert_eq!(ended(start(&kernel, request("after", 9))).0, answer("after", 9));
     let last = held.lock().expect("no panic").0.pop();
     assert!(matches!(last, Some(Event::Done { finish: Finish::Cancelled, .. })), "{last:?}");
+}
+
+/// The vector that the scripted engine makes: how often each letter follows, brought to length 1.
+fn embedding(prompt: &str) -> Vec<f32> {
+    let tokens: Vec<TokenId> = prompt.bytes().map(TokenId::from).collect();
+    let mut vector = vec![0.0_f32; 256];
+    (1..=tokens.len()).for_each(|end| vector[follows(&tokens[..end])] += 1.0);
+    let mean = vector.iter().map(|v| v / tokens.len() as f32).collect::<Vec<_>>();
+    let length = mean.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    mean.into_iter().map(|v| (f64::from(v) / length) as f32).collect()
+}
+
+#[test]
+fn embeddings_are_processes_among_others() {
+    let embed = |prompt: &str| Request { form: Form::Embedding, ..request(prompt, 9) };
+    // Read in chunks of three, beside others, with little memory.
+    for room in [4096, 130] {
+        let kernel = kernel(Options { slots: 4, prefill_beside: 3, ..Options::default() }, room);
+        let written: Vec<_> =
+            (0..6).map(|i| start(&kernel, request(&format!("w{i}"), 20))).collect();
+        let texts: Vec<String> = (0..12).map(|i| format!("{i}: a longer text {}", i * i)).collect();
+        let running: Vec<_> = texts.iter().map(|text| start(&kernel, embed(text))).collect();
+        for (text, events) in texts.iter().zip(running) {
+            let events: Vec<Event> = events.into_iter().collect();
+            let counts = Counts { limit: CONTEXT, prompt: text.len(), ..Counts::default() };
+            let done = Event::Done { finish: Finish::End, counts, calls: vec![] };
+            let expected = vec![Event::Started(counts), Event::Embedding(embedding(text)), done];
+            assert_eq!(events, expected, "{room} {text}");
+        }
+        for (i, events) in written.into_iter().enumerate() {
+            assert_eq!(ended(events).0, answer(&format!("w{i}"), 20));
+        }
+    }
+    let kernel = kernel(Options::default(), 4096);
+    // A text may fill the context; one that is longer is cut if the client says so.
+    let (long, full) = ("x".repeat(CONTEXT + 6), "x".repeat(CONTEXT));
+    let refused = kernel.complete(embed(&long), Box::new(channel().0));
+    assert_eq!(refused, Err(Refusal::TooLong { limit: CONTEXT, prompt: CONTEXT + 6 }));
+    let cut = Request { overflow: Overflow::TruncateOldest, ..embed(&long) };
+    for (request, dropped) in [(embed(&full), 0), (cut, 6)] {
+        let events: Vec<Event> = start(&kernel, request).into_iter().collect();
+        assert_eq!(events[1], Event::Embedding(embedding(&full)));
+        assert!(matches!(events[2], Event::Done { counts, .. } if counts.dropped == dropped));
+    }
+    let table = kernel.processes();
+    assert!(table.iter().all(|p| p.exit == Some(Exit::Done) && p.counts.generated == 0));
 }

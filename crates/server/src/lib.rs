@@ -9,6 +9,7 @@
 
 mod body;
 mod doors;
+mod embed;
 mod events;
 mod fault;
 mod ids;

@@ -104,8 +104,8 @@ fn ollama_use() -> Routes {
     Router::new()
         .route("/api/chat", post(ollama::chat::create))
         .route("/api/generate", post(ollama::generate::create))
-        .route("/api/embed", post(ollama::models::embed))
-        .route("/api/embeddings", post(ollama::models::embed))
+        .route("/api/embed", post(ollama::embed::create))
+        .route("/api/embeddings", post(ollama::embed::create_one))
 }
 
 fn ollama_manage() -> Routes {

@@ -430,7 +430,7 @@ async fn ollama_lists_shows_and_pulls() {
         (404, json!({"error": "there is no model \"none\""}))
     );
     for (path, body, status) in [
-        ("/api/embed", json!({"model": MODEL, "input": "a"}), 501),
+        ("/api/embed", json!({"model": MODEL, "input": ""}), 400),
         ("/api/show", json!({"model": "none"}), 404),
         (
             "/api/chat",
@@ -701,4 +701,53 @@ async fn bodies_are_bounded_in_size_depth_and_time() {
     let slow = futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
     let reply = house.send(post("/v1/chat/completions", Body::from_stream(slow))).await;
     assert_eq!(reply.status, StatusCode::REQUEST_TIMEOUT.as_u16());
+}
+
+#[tokio::test]
+async fn texts_are_embedded_in_their_order() {
+    let house = house(true);
+    let half = json!([0.0, 1.0, 0.0, 0.0]);
+    let embed = async |more: Value| {
+        let base = json!({"model": MODEL, "input": "aa"});
+        house.post("/v1/embeddings", with(base, more)).await
+    };
+    let body = embed(json!({"user": "ann"})).await;
+    assert_eq!(body.headers["x-yushan-ignored"], "user");
+    let body = body.json();
+    assert_eq!(body["data"], json!([{"object": "embedding", "index": 0, "embedding": half}]));
+    assert_eq!(body["usage"], json!({"prompt_tokens": 2, "total_tokens": 2}));
+    let many: Vec<String> = (1..50).map(|n| "a".repeat(n)).collect();
+    let body = embed(json!({"input": many, "encoding_format": "base64"})).await.json();
+    assert_eq!(body["usage"]["total_tokens"], 49 * 25);
+    assert_eq!(body["data"][48]["index"], 48);
+    assert_eq!(body["data"][48]["embedding"], "AAAAAAAAgD8AAAAAAAAAAA==");
+    for input in [json!([97]), json!([[97], [97, 97]]), json!(["a", "a"])] {
+        let body = embed(json!({"input": input, "dimensions": 4})).await.json();
+        assert_eq!(body["data"][0]["embedding"], half, "{body}");
+    }
+    for (more, param) in [
+        (json!({"dimensions": 3}), "dimensions"),
+        (json!({"dimensions": 0}), "dimensions"),
+        (json!({"input": []}), "input"),
+        (json!({"input": [""]}), "input"),
+        (json!({"input": {}}), "input"),
+        (json!({"input": vec!["a"; 2049]}), "input"),
+        (json!({"input": "a".repeat(CONTEXT + 1)}), "input"),
+        (json!({"encoding_format": "int8"}), "encoding_format"),
+        (json!({"input_type": "query"}), "input_type"),
+    ] {
+        let reply = embed(more.clone()).await;
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{more}");
+    }
+    let body = json!({"model": MODEL, "input": ["a", "aa"], "options": {"num_ctx": 64}});
+    let reply = house.post("/api/embed", body).await;
+    assert_eq!(reply.headers["x-yushan-ignored"], "options");
+    let body = reply.json();
+    assert_eq!(body["embeddings"], json!([half, half]));
+    assert_eq!((&body["prompt_eval_count"], &body["dropped_tokens"]), (&json!(3), &json!(0)));
+    let body = json!({"model": MODEL, "prompt": "a"});
+    assert_eq!(house.post("/api/embeddings", body).await.json()["embedding"], half);
+    let body = json!({"model": MODEL, "input": "a", "truncate": true});
+    assert_eq!(house.post("/api/embed", body).await.status, 200);
+    assert_eq!(house.last().overflow, Overflow::TruncateOldest);
 }
