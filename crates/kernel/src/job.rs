@@ -12,6 +12,7 @@ use yushan_abi::{
 
 use crate::context::{Window, window};
 use crate::life::Life;
+use crate::summary::Asks;
 
 /// A process as the engine's thread holds it.
 pub(crate) struct Job {
@@ -59,13 +60,15 @@ pub(crate) struct Fresh {
 }
 
 impl Fresh {
-    /// Brings a request into tokens, and what was written of its answer into a writer.
+    /// Brings a request into tokens, and what was written of its answer into a writer;
+    /// `asks` writes a summary where one is needed.
     pub(crate) fn new(
         (info, language): (&ModelInfo, &dyn Language),
         request: &Request,
         written: &[TokenId],
+        asks: &Asks<'_>,
     ) -> Result<Fresh, Refusal> {
-        let Window { tokens, dropped } = window(language, request, info.context)?;
+        let Window { tokens, dropped } = window(language, request, info.context, asks)?;
         let mut writer = language.begin(request, &tokens)?;
         let mut pieces = Vec::new();
         for &token in written {

@@ -146,11 +146,15 @@ impl<E: Executor> Executor for Narrow<E> {
 }
 
 fn kernel(options: Options, room: usize) -> Kernel {
-    let inner = Scripted::new(256, CONTEXT, |tokens: &[TokenId], logits: &mut [f32]| {
+    kernel_of(options, room, CONTEXT)
+}
+
+fn kernel_of(options: Options, room: usize, context: usize) -> Kernel {
+    let inner = Scripted::new(256, context, |tokens: &[TokenId], logits: &mut [f32]| {
         logits[follows(tokens)] = 1.0;
     });
     let executor = Box::new(Narrow { inner, room, held: BTreeMap::new() });
-    let info = ModelInfo { name: "bytes".into(), context: CONTEXT, ..ModelInfo::default() };
+    let info = ModelInfo { name: "bytes".into(), context, ..ModelInfo::default() };
     Kernel::start(vec![Loaded { info, language: Arc::new(Bytes), executor }], options)
 }
 
@@ -396,4 +400,44 @@ fn embeddings_are_processes_among_others() {
     }
     let table = kernel.processes();
     assert!(table.iter().all(|p| p.exit == Some(Exit::Done) && p.counts.generated == 0));
+}
+
+#[test]
+fn the_oldest_turns_are_summed_up_by_the_model() {
+    const TASK: &str = "Summarize the following part of a conversation in a few sentences. Keep \
+                        names, numbers, decisions and open questions. Write the summary and nothing \
+                        else.\n\n";
+    let kernel = kernel_of(Options::default(), 4096, 1024);
+    let ask = |lengths: [usize; 4]| {
+        let roles = [Role::System, Role::User, Role::Assistant, Role::User];
+        let texts = lengths.into_iter().zip(["s", "a", "b", "c"]).map(|(n, text)| text.repeat(n));
+        let chat = roles
+            .into_iter()
+            .zip(texts)
+            .map(|(role, text)| Message::new(role, text, Label::of(Sources::USER)));
+        Request {
+            overflow: Overflow::Summarize,
+            max_tokens: Some(3),
+            ..Request::new("bytes", Prompt::Chat(chat.collect()))
+        }
+    };
+    let old = format!("{TASK}user: {}\nassistant: {}\n", "a".repeat(400), "b".repeat(300));
+    let summary = answer(&old, 256.min(1024 - old.len()));
+    let prompt = format!("sSummary of what was said before: {summary}\n\n{}", "c".repeat(400));
+    for _ in 0..2 {
+        let (text, event) = finish(start(&kernel, ask([1, 400, 300, 400])));
+        assert_eq!(text, answer(&prompt, 3));
+        let Event::Done { counts, .. } = event else { panic!("{event:?}") };
+        assert_eq!((counts.prompt, counts.dropped), (prompt.len(), 700));
+    }
+    // It is a process that is counted: two answers, two summaries.
+    assert_eq!(kernel.processes().len(), 4);
+    // What is to be summed up does not fit, or what stays does not.
+    for lengths in [[1, 900, 300, 1], [1, 100, 100, 900], [1, 1, 1, 1100]] {
+        let refused = kernel.complete(ask(lengths), Box::new(channel().0));
+        let prompt = lengths.iter().sum();
+        assert_eq!(refused, Err(Refusal::TooLong { limit: 1024, prompt }), "{lengths:?}");
+    }
+    assert_eq!(ended(start(&kernel, ask([1, 9, 9, 9]))).1, Finish::Length);
+    assert_eq!(kernel.processes().len(), 5, "what fits is not summed up");
 }

@@ -8,6 +8,7 @@
 //! [`Library`]).
 
 mod body;
+mod chats;
 mod doors;
 mod embed;
 mod events;
@@ -29,7 +30,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use yushan_abi::{Complete, Disk, ModelInfo, Request, Usage};
+use yushan_abi::{Complete, Disk, Index, ModelInfo, Request, Usage};
 
 pub use doors::{Access, Caller, Denial, Doors, Keys};
 pub use fault::Fault;
@@ -73,6 +74,8 @@ pub struct Server {
     pub library: Arc<dyn Library>,
     /// Judges keys.
     pub keys: Arc<dyn Keys>,
+    /// Finds conversations by their words, where there is an index.
+    pub index: Option<Arc<dyn Index>>,
     /// The process table, where the kernel runs here.
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
     /// What the pages of all models hold, for `/metrics`.
@@ -98,6 +101,7 @@ impl Server {
             disk,
             library,
             keys,
+            index: None,
             kernel: None,
             usage: Box::new(|| None),
             doors: Doors::default(),

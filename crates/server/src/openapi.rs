@@ -12,6 +12,10 @@ use crate::{ollama, openai, page, text};
         description = "An LLM operating system: OpenAI and Ollama faces over one kernel"
     ),
     paths(
+        crate::chats::keep,
+        crate::chats::list,
+        crate::chats::get,
+        crate::chats::delete,
         crate::system::list,
         crate::system::spawn,
         crate::system::look,

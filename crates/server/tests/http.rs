@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use scripted::{CONTEXT, Fake, MODEL, Memory, OneModel, TwoKeys};
+use scripted::{CONTEXT, Fake, Found, MODEL, Memory, OneModel, TwoKeys};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use yushan_abi::{Overflow, Prompt, Sources, ToolChoice};
@@ -26,6 +26,7 @@ fn house(open: bool) -> House {
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let keys = Arc::new(TwoKeys { open });
     let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys);
+    server.index = Some(Arc::new(Found::default()));
     server.doors = Doors::default().origin("https://chat.example.org");
     server.deadline = Duration::from_millis(200);
     House { app: router(Arc::new(server)), fake, disk }
@@ -750,4 +751,70 @@ async fn texts_are_embedded_in_their_order() {
     let body = json!({"model": MODEL, "input": "a", "truncate": true});
     assert_eq!(house.post("/api/embed", body).await.status, 200);
     assert_eq!(house.last().overflow, Overflow::TruncateOldest);
+}
+
+#[tokio::test]
+async fn conversations_are_kept_found_and_given_back_as_they_were() {
+    let house = house(true);
+    let call = json!({"role": "assistant", "content": null, "tool_calls": [{"id": "c1",
+        "type": "function", "function": {"name": "weather", "arguments": "{}"}}]});
+    let messages = json!([
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "rain\n in  Taipei?"}]},
+        call,
+        {"role": "tool", "tool_call_id": "c1", "content": "much"},
+    ]);
+    let chat = json!({"id": "one", "model": MODEL, "created_at": 7, "updated_at": 9,
+        "messages": messages});
+    let keep = async |key, chats: Value| {
+        house.as_key(key, "POST", "/v1/chats", &json!({ "conversations": chats })).await
+    };
+    let get = async |key, path: &str| house.as_key(key, "GET", path, &Value::Null).await;
+    let other = json!({"title": "Snow", "messages": [{"role": "user", "content": "cold?"}]});
+    let body = keep("key-ann", json!([chat, other])).await.json();
+    let head = json!({"id": "one", "object": "chat", "title": "rain in Taipei?", "model": MODEL,
+        "created_at": 7, "updated_at": 9, "messages": 4});
+    assert_eq!(body["data"][0], head);
+    assert_eq!(get("key-ann", "/v1/chats/one").await.json(), chat);
+    for (path, count) in [
+        ("/v1/chats", 2),
+        ("/v1/chats?limit=1", 1),
+        ("/v1/chats?after=one", 0),
+        ("/v1/chats?q=Taipei", 1),
+        ("/v1/chats?q=Snow", 1),
+        ("/v1/chats?q=kind", 0),
+    ] {
+        let list = get("key-ann", path).await.json();
+        assert_eq!(list["data"].as_array().expect("a list").len(), count, "{path}: {list}");
+    }
+    // The same name is another conversation for somebody else, who has none yet.
+    assert_eq!(get("key-bob", "/v1/chats/one").await.status, 404);
+    assert_eq!(house.as_key("key-bob", "DELETE", "/v1/chats/one", &Value::Null).await.status, 404);
+    assert_eq!(get("key-bob", "/v1/chats?q=Taipei").await.json()["data"], json!([]));
+    keep("key-bob", json!([{"id": "one", "messages": [{"role": "user", "content": "b"}]}])).await;
+    assert_eq!(get("key-ann", "/v1/chats/one").await.json(), chat);
+    // One that makes no sense, and none is kept.
+    for (bad, param) in [
+        (json!({"id": "a/b", "messages": messages}), "conversations[1].id"),
+        (json!({"id": "new", "messages": messages}), "conversations[1].id"),
+        (json!({"messages": []}), "conversations[1].messages"),
+        (json!({"messages": [{"role": "king"}]}), "conversations[1].messages[0].role"),
+        (json!({"messages": [7]}), "conversations[1].messages[0]"),
+        (json!({"messages": messages, "x": 1}), "conversations[1].x"),
+        (json!({"messages": messages, "created_at": -1}), "conversations[1].created_at"),
+    ] {
+        let reply = keep("key-ann", json!([{"id": "new", "messages": messages}, bad])).await;
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{bad}");
+        assert_eq!(get("key-ann", "/v1/chats/new").await.status, 404, "{bad}");
+    }
+    for path in ["/v1/chats?limit=0", "/v1/chats?limit=x", "/v1/chats?q=a&after=b", "/v1/chats?x=1"]
+    {
+        assert_eq!(get("key-ann", path).await.status, 400, "{path}");
+    }
+    let gone = house.as_key("key-ann", "DELETE", "/v1/chats/one", &Value::Null).await;
+    assert_eq!(gone.json(), json!({"id": "one", "object": "chat", "deleted": true}));
+    assert_eq!(get("key-ann", "/v1/chats?q=Taipei").await.json()["data"], json!([]));
+    assert_eq!(get("key-bob", "/v1/chats/one").await.status, 200);
+    house.disk.full.store(true, Ordering::SeqCst);
+    assert_eq!(keep("key-ann", json!([chat])).await.status, 507);
 }

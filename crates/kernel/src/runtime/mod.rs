@@ -8,6 +8,7 @@
 //! The key decision: this is the only folder of the crate that has threads and a clock, and it decides
 //! nothing: who runs, who waits and who ends is the core's to say.
 
+mod begin;
 mod clerk;
 mod engine;
 mod programs;
@@ -22,17 +23,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
-    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Label, Language, ModelInfo,
-    Refusal, Request, Sink, Sources, Tool, ToolResult,
+    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Language, ModelInfo,
+    Refusal, Request, Sink, Tool, ToolResult,
 };
 
+use self::begin::Beginner;
 use self::clerk::Clerk;
 use self::engine::Runtime;
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
 use crate::journal::{self, Mark};
 use crate::life::{Entry, Life, Program};
-use crate::process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent};
+use crate::process::{Exit, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
 use crate::syscall::SystemCall;
 
@@ -301,29 +303,9 @@ impl Kernel {
         sink: Box<dyn Sink>,
         life: Option<Life>,
     ) -> Result<Pid, Refusal> {
-        let (info, language) = self.model(&request.model)?;
-        let fresh = Fresh::new((info, language.as_ref()), request, &[])?;
-        let spawn = match &life {
-            Some(life) => spawn_of(life, self.world.price),
-            None => Spawn {
-                parent: None,
-                title: title(request),
-                model: request.model.clone(),
-                tenant: request.tenant.clone(),
-                class: request.class,
-                weight: request.weight,
-                budget: Budget::default(),
-                price: self.world.price,
-                spent: Spent::default(),
-                label: Label::of(Sources::USER).for_reader(request.tenant.clone()),
-                prompt: 0,
-            },
-        };
-        let spawn = Spawn { prompt: fresh.tokens.len(), ..spawn };
-        let mut job = Job::new(request, sink, life);
-        job.turn_to(fresh);
-        let (job, spawn) = (Box::new(job), Box::new(spawn));
-        self.ask(|reply| Command::Start(job, spawn, reply)).unwrap_or_else(|| Err(stopped()))
+        let (commands, models) = (self.commands.clone(), self.models.clone());
+        let beginner = Beginner { commands, models, price: self.world.price, parent: None };
+        beginner.begin(request, sink, life)
     }
 
     /// Asks the engine's thread; `None` if it has ended.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yushan_abi::{
-    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Language,
-    Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
+    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Hit, Index, Item,
+    Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
     ToolChoice, Writer,
 };
 use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress};
@@ -406,6 +406,27 @@ impl Disk for Memory {
 
     fn get_bytes(&self, sha256: &str) -> Result<Option<Vec<u8>>, DiskError> {
         Ok(self.bytes.lock().unwrap().get(sha256).cloned())
+    }
+}
+
+/// Finds texts that hold the query as it stands.
+#[derive(Default)]
+pub(crate) struct Found(Mutex<BTreeMap<String, Item>>);
+
+impl Index for Found {
+    fn insert(&self, item: &Item) -> Result<(), DiskError> {
+        self.0.lock().unwrap().insert(item.id.clone(), item.clone());
+        Ok(())
+    }
+
+    fn remove(&self, _: &str, id: &str) -> Result<bool, DiskError> {
+        Ok(self.0.lock().unwrap().remove(id).is_some())
+    }
+
+    fn search(&self, owner: &str, query: &str, limit: usize) -> Result<Vec<Hit>, DiskError> {
+        let items = self.0.lock().unwrap();
+        let fits = items.values().filter(|item| item.owner == owner && item.text.contains(query));
+        Ok(fits.take(limit).map(|item| Hit { item: item.clone(), score: 1.0 }).collect())
     }
 }
 
