@@ -1,11 +1,11 @@
-"""LangChain's ChatOpenAI: tools, a JSON schema, a stream, the responses interface."""
+"""LangChain's ChatOpenAI and OpenAIEmbeddings: tools, a JSON schema, a stream, the responses interface."""
 
 import os
 import unittest
 
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 ADDRESS = os.environ["YUSHAN_ADDRESS"]
@@ -62,6 +62,18 @@ class LangChain(unittest.TestCase):
         for method in ["json_schema", "function_calling"]:
             model = self.model().with_structured_output(Answer, method=method)
             self.assertEqual(model.invoke("where?"), Answer(city="text", degrees=7))
+
+
+    def test_embeddings(self):
+        # Texts as they are: cutting them needs the tokenizer of an OpenAI model.
+        model = OpenAIEmbeddings(
+            model="scripted/tiny",
+            base_url=f"{ADDRESS}/v1",
+            api_key="key-ann",
+            check_embedding_ctx_length=False,
+        )
+        self.assertEqual(model.embed_documents(["aa", "b"]), [[0, 1, 0, 0], [0, 0, 1, 0]])
+        self.assertEqual(model.embed_query("a"), [0, 1, 0, 0])
 
 
 if __name__ == "__main__":

@@ -61,6 +61,12 @@ class OllamaClient(unittest.TestCase):
         raw = self.client.generate(MODEL, "a", raw=True, stream=True)
         self.assertEqual("".join(part.response for part in raw), " and so on and on")
 
+    def test_embeddings(self):
+        reply = self.client.embed(MODEL, ["aa", "b"])
+        self.assertEqual(reply.embeddings, [[0, 1, 0, 0], [0, 0, 1, 0]])
+        self.assertEqual(reply.prompt_eval_count, 3)
+        self.assertEqual(self.client.embeddings(MODEL, "a").embedding, [0, 1, 0, 0])
+
     def test_pull(self):
         steps = [step.status for step in self.client.pull(MODEL, stream=True)]
         self.assertEqual(steps[-1], "success")
@@ -71,7 +77,7 @@ class OllamaClient(unittest.TestCase):
             (404, lambda: self.client.chat("none", said("a"))),
             (400, lambda: self.client.chat(MODEL, said("a"), options={"temperature": -1})),
             (429, lambda: self.client.chat(MODEL, said("be busy"))),
-            (501, lambda: self.client.embed(MODEL, "a")),
+            (400, lambda: self.client.embed(MODEL, "")),
             (404, lambda: self.client.pull("none")),
             (409, lambda: self.client.delete(MODEL)),
         ]:

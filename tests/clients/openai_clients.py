@@ -1,5 +1,6 @@
 """The official openai package, which here refuses replies that do not have the documented form."""
 
+import functools
 import os
 import unittest
 
@@ -110,13 +111,31 @@ class OpenAIClient(unittest.TestCase):
         text = "".join(chunk.choices[0].text for chunk in stream)
         self.assertEqual(text, " and so on and on")
 
+    def test_embeddings(self):
+        create = self.client.embeddings.create
+        # Without a format the package asks for base64 and makes it numbers again, but its strict mode
+        # looks at the reply before it has done so.
+        lenient = OpenAI(base_url=f"{ADDRESS}/v1", api_key="key-ann", max_retries=0)
+        self.addCleanup(lenient.close)
+        for ask in [lenient.embeddings.create, functools.partial(create, encoding_format="float")]:
+            reply = ask(model=MODEL, input=["aa", "b"])
+            vectors = [one.embedding for one in reply.data]
+            self.assertEqual(vectors, [[0, 1, 0, 0], [0, 0, 1, 0]])
+            self.assertEqual(reply.usage.total_tokens, 3)
+        for tokens in [[97], [[97], [98, 98]]]:
+            reply = lenient.embeddings.create(model=MODEL, input=tokens)
+            self.assertEqual(reply.data[0].embedding, [0, 1, 0, 0])
+        with self.assertRaises(openai.BadRequestError) as raised:
+            create(model=MODEL, input="a", dimensions=2)
+        self.assertEqual(raised.exception.param, "dimensions")
+
     def test_errors(self):
         for kind, call in [
             (openai.BadRequestError, lambda: self.chat("a", temperature=-1)),
             (openai.BadRequestError, lambda: self.chat("x" * 5000)),
             (openai.RateLimitError, lambda: self.chat("be busy")),
             (openai.InternalServerError, lambda: self.chat("fail")),
-            (openai.InternalServerError, lambda: self.client.embeddings.create(model=MODEL, input="a")),
+            (openai.BadRequestError, lambda: self.client.embeddings.create(model=MODEL, input="")),
             (openai.APIError, lambda: list(self.chat("fail", stream=True))),
         ]:
             with self.assertRaises(kind):

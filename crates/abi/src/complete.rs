@@ -76,6 +76,9 @@ pub enum Form {
     Grammar(String),
     /// Text that this regular expression matches.
     Regex(String),
+    /// No text: what the model makes of the prompt as a whole, a vector of length 1
+    /// ([`Event::Embedding`]).
+    Embedding,
 }
 
 /// Which tools the model may call.
@@ -100,7 +103,8 @@ pub enum Overflow {
     /// Refuse, with the exact count.
     #[default]
     Refuse,
-    /// Leave out the oldest messages after the instructions, and say how many tokens they had.
+    /// Leave out the oldest messages after the instructions, and say how many tokens they had. Of a
+    /// text that is embedded, its end.
     TruncateOldest,
     /// As above, with a summary in their place.
     Summarize,
@@ -274,6 +278,8 @@ pub enum Event {
         /// What is added to the arguments.
         arguments: String,
     },
+    /// What was asked for in the form of [`Form::Embedding`].
+    Embedding(Vec<f32>),
     /// It ended.
     Done {
         /// Why.

@@ -30,6 +30,9 @@ pub enum Logits {
     Last,
     /// Every position: scoring, prompt echo, verification of a speculated run.
     All,
+    /// None, but the hidden states after the final norm are taken into the sequence's embedding,
+    /// which [`Executor::pooled`] gives.
+    Pooled,
 }
 
 /// Some consecutive tokens of one sequence, to be appended and run in one step.
@@ -117,6 +120,16 @@ pub enum ExecutorError {
         /// Rows configured.
         limit: usize,
     },
+    /// An embedding of a sequence of whose tokens only some were pooled.
+    #[error("{pooled} of the {length} tokens of {sequence:?} were pooled: run all of them so")]
+    NotPooled {
+        /// The sequence.
+        sequence: SequenceId,
+        /// Tokens whose hidden states were taken.
+        pooled: usize,
+        /// Its tokens.
+        length: usize,
+    },
     /// A chunk without tokens, a token outside the vocabulary, one sequence twice in a step.
     #[error("bad chunk: {0}")]
     BadChunk(String),
@@ -148,6 +161,11 @@ pub trait Executor: Send {
     /// Appends the chunks to their sequences and runs the model over them. On an error nothing has
     /// changed.
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError>;
+
+    /// The embedding of a sequence whose every token was run with [`Logits::Pooled`], by the model's
+    /// own pooling, `(D)`, of whatever length. Tokens from the cache have no hidden states: truncate
+    /// such a sequence to nothing first. Neither a fork nor a truncated sequence has what was pooled.
+    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError>;
 
     /// Forgets everything after the first `length` tokens (rejected speculation, `/undo`).
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError>;

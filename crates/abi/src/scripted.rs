@@ -1,7 +1,7 @@
 //! A scripted [`Executor`]: logits come from a function of the sequence's tokens.
 //!
 //! It is the fake that schedulers, samplers and generation loops are tested with: no parameters, no
-//! arithmetic, but the same contract, errors included.
+//! arithmetic, but the same contract, errors included. An embedding is the mean of the rows of logits.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ pub struct Scripted<F> {
     vocabulary: usize,
     context: usize,
     sequences: BTreeMap<SequenceId, Vec<TokenId>>,
+    /// Of sequences that were pooled: sums of rows, and how many.
+    pools: BTreeMap<SequenceId, (Vec<f32>, usize)>,
     next: u64,
     logits: Vec<f32>,
 }
@@ -27,6 +29,7 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Scripted<F> {
             vocabulary,
             context,
             sequences: BTreeMap::new(),
+            pools: BTreeMap::new(),
             next: 0,
             logits: Vec::new(),
         }
@@ -99,20 +102,41 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
                 let wanted = match chunk.logits {
                     Logits::None => false,
                     Logits::Last => at + 1 == chunk.tokens.len(),
-                    Logits::All => true,
+                    Logits::All | Logits::Pooled => true,
                 };
                 if wanted {
                     let start = self.logits.len();
                     self.logits.resize(start + self.vocabulary, 0.0);
                     (self.script)(tokens, &mut self.logits[start..]);
+                    if chunk.logits == Logits::Pooled {
+                        let empty = || (vec![0.0; self.vocabulary], 0);
+                        let (sums, rows) = self.pools.entry(chunk.sequence).or_insert_with(empty);
+                        sums.iter_mut().zip(self.logits.drain(start..)).for_each(|(s, v)| *s += v);
+                        *rows += 1;
+                    }
                 }
             }
         }
         Ok(StepOutput::new(&self.logits, self.vocabulary))
     }
 
+    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError> {
+        let length = self.tokens(sequence)?.len();
+        match self.pools.get(&sequence) {
+            Some((sums, rows)) if *rows == length => {
+                Ok(sums.iter().map(|sum| sum / length as f32).collect())
+            }
+            pool => {
+                let pooled = pool.map_or(0, |(_, rows)| *rows);
+                Err(ExecutorError::NotPooled { sequence, pooled, length })
+            }
+        }
+    }
+
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
-        self.tokens(sequence)?;
+        if length < self.tokens(sequence)?.len() {
+            self.pools.remove(&sequence);
+        }
         if let Some(tokens) = self.sequences.get_mut(&sequence) {
             tokens.truncate(length);
         }
@@ -126,6 +150,7 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
     fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError> {
         self.tokens(sequence)?;
         self.sequences.remove(&sequence);
+        self.pools.remove(&sequence);
         Ok(())
     }
 

@@ -6,13 +6,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
-    Call, Counts, End, Event as Shown, Finish, Flow, Language, Logprob, ModelInfo, Piece, Refusal,
-    Request, SequenceId, Sink, TokenId, Writer, Written,
+    Call, Counts, End, Event as Shown, ExecutorError, Finish, Flow, Form, Language, Logprob,
+    ModelInfo, Piece, Refusal, Request, SequenceId, Sink, TokenId, Writer, Written,
 };
 
 use crate::context::{Window, window};
 use crate::life::Life;
 use crate::runtime::Place;
+use crate::summary::Asks;
 
 /// A process as the engine's thread holds it.
 pub(crate) struct Job {
@@ -32,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) echo: bool,
     /// Whether the prompt's tokens need probabilities.
     pub(crate) scored: bool,
+    /// Whether the prompt becomes an embedding, and nothing is written.
+    pub(crate) pooled: bool,
     /// Calls that have begun.
     pub(crate) calls: usize,
     pub(crate) blocked: bool,
@@ -60,13 +63,15 @@ pub(crate) struct Fresh {
 }
 
 impl Fresh {
-    /// Brings a request into tokens, and what was written of its answer into a writer.
+    /// Brings a request into tokens, and what was written of its answer into a writer;
+    /// `asks` writes a summary where one is needed.
     pub(crate) fn new(
         (info, language): (&ModelInfo, &dyn Language),
         request: &Request,
         written: &[TokenId],
+        asks: &Asks<'_>,
     ) -> Result<Fresh, Refusal> {
-        let Window { tokens, dropped } = window(language, request, info.context)?;
+        let Window { tokens, dropped } = window(language, request, info.context, asks)?;
         let mut writer = language.begin(request, &tokens)?;
         let mut pieces = Vec::new();
         for &token in written {
@@ -83,6 +88,8 @@ pub(crate) enum Turn {
     On,
     /// The answer is over.
     Over(Finish, Vec<Call>),
+    /// The prompt is read, and its embedding shown.
+    Embedded,
     /// It failed.
     Failed(Refusal),
 }
@@ -102,6 +109,7 @@ impl Job {
             most: request.max_tokens.unwrap_or(usize::MAX),
             echo: request.echo,
             scored: request.echo && request.logprobs.is_some(),
+            pooled: request.form == Form::Embedding,
             calls: 0,
             blocked: false,
             started: false,
@@ -209,6 +217,22 @@ impl Job {
             self.show_pieces(held_back, None);
         }
         Turn::Over(finish, Vec::new())
+    }
+
+    /// Shows the embedding, brought to length 1.
+    pub(crate) fn embed(&mut self, pooled: Result<Vec<f32>, ExecutorError>) -> Turn {
+        let mut vector = match pooled {
+            Ok(vector) => vector,
+            Err(error) => return Turn::Failed(Refusal::Internal(error.to_string())),
+        };
+        let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        if !length.is_finite() || length == 0.0 {
+            let why = format!("the model makes a vector of the length {length} of this text");
+            return Turn::Failed(Refusal::Internal(why));
+        }
+        vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+        self.show(Shown::Embedding(vector));
+        Turn::Embedded
     }
 
     pub(crate) fn show_pieces(&mut self, pieces: Vec<Piece>, mut logprob: Option<Logprob>) {

@@ -18,6 +18,7 @@ pub mod runtime;
 pub mod scheduler;
 #[cfg(test)]
 mod simulation;
+mod summary;
 pub mod syscall;
 
 pub use core::{Action, Core, Event};

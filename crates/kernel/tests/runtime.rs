@@ -127,6 +127,9 @@ impl<E: Executor> Executor for Narrow<E> {
         }
         self.inner.step(batch)
     }
+    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError> {
+        self.inner.pooled(sequence)
+    }
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
         self.inner.truncate(sequence, length)
     }
@@ -143,11 +146,15 @@ impl<E: Executor> Executor for Narrow<E> {
 }
 
 fn kernel(options: Options, room: usize) -> Kernel {
-    let inner = Scripted::new(256, CONTEXT, |tokens: &[TokenId], logits: &mut [f32]| {
+    kernel_of(options, room, CONTEXT)
+}
+
+fn kernel_of(options: Options, room: usize, context: usize) -> Kernel {
+    let inner = Scripted::new(256, context, |tokens: &[TokenId], logits: &mut [f32]| {
         logits[follows(tokens)] = 1.0;
     });
     let executor = Box::new(Narrow { inner, room, held: BTreeMap::new() });
-    let info = ModelInfo { name: "bytes".into(), context: CONTEXT, ..ModelInfo::default() };
+    let info = ModelInfo { name: "bytes".into(), context, ..ModelInfo::default() };
     Kernel::start(vec![Loaded { info, language: Arc::new(Bytes), executor }], options)
 }
 
@@ -347,4 +354,90 @@ fn signals_and_panics_reach_one_process_alone() {
     assert_eq!(ended(start(&kernel, request("after", 9))).0, answer("after", 9));
     let last = held.lock().expect("no panic").0.pop();
     assert!(matches!(last, Some(Event::Done { finish: Finish::Cancelled, .. })), "{last:?}");
+}
+
+/// The vector that the scripted engine makes: how often each letter follows, brought to length 1.
+fn embedding(prompt: &str) -> Vec<f32> {
+    let tokens: Vec<TokenId> = prompt.bytes().map(TokenId::from).collect();
+    let mut vector = vec![0.0_f32; 256];
+    (1..=tokens.len()).for_each(|end| vector[follows(&tokens[..end])] += 1.0);
+    let mean = vector.iter().map(|v| v / tokens.len() as f32).collect::<Vec<_>>();
+    let length = mean.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    mean.into_iter().map(|v| (f64::from(v) / length) as f32).collect()
+}
+
+#[test]
+fn embeddings_are_processes_among_others() {
+    let embed = |prompt: &str| Request { form: Form::Embedding, ..request(prompt, 9) };
+    // Read in chunks of three, beside others, with little memory.
+    for room in [4096, 130] {
+        let kernel = kernel(Options { slots: 4, prefill_beside: 3, ..Options::default() }, room);
+        let written: Vec<_> =
+            (0..6).map(|i| start(&kernel, request(&format!("w{i}"), 20))).collect();
+        let texts: Vec<String> = (0..12).map(|i| format!("{i}: a longer text {}", i * i)).collect();
+        let running: Vec<_> = texts.iter().map(|text| start(&kernel, embed(text))).collect();
+        for (text, events) in texts.iter().zip(running) {
+            let events: Vec<Event> = events.into_iter().collect();
+            let counts = Counts { limit: CONTEXT, prompt: text.len(), ..Counts::default() };
+            let done = Event::Done { finish: Finish::End, counts, calls: vec![] };
+            let expected = vec![Event::Started(counts), Event::Embedding(embedding(text)), done];
+            assert_eq!(events, expected, "{room} {text}");
+        }
+        for (i, events) in written.into_iter().enumerate() {
+            assert_eq!(ended(events).0, answer(&format!("w{i}"), 20));
+        }
+    }
+    let kernel = kernel(Options::default(), 4096);
+    // A text may fill the context; one that is longer is cut if the client says so.
+    let (long, full) = ("x".repeat(CONTEXT + 6), "x".repeat(CONTEXT));
+    let refused = kernel.complete(embed(&long), Box::new(channel().0));
+    assert_eq!(refused, Err(Refusal::TooLong { limit: CONTEXT, prompt: CONTEXT + 6 }));
+    let cut = Request { overflow: Overflow::TruncateOldest, ..embed(&long) };
+    for (request, dropped) in [(embed(&full), 0), (cut, 6)] {
+        let events: Vec<Event> = start(&kernel, request).into_iter().collect();
+        assert_eq!(events[1], Event::Embedding(embedding(&full)));
+        assert!(matches!(events[2], Event::Done { counts, .. } if counts.dropped == dropped));
+    }
+    let table = kernel.processes();
+    assert!(table.iter().all(|p| p.exit == Some(Exit::Done) && p.counts.generated == 0));
+}
+
+#[test]
+fn the_oldest_turns_are_summed_up_by_the_model() {
+    const TASK: &str = "Summarize the following part of a conversation in a few sentences. Keep \
+                        names, numbers, decisions and open questions. Write the summary and nothing \
+                        else.\n\n";
+    let kernel = kernel_of(Options::default(), 4096, 1024);
+    let ask = |lengths: [usize; 4]| {
+        let roles = [Role::System, Role::User, Role::Assistant, Role::User];
+        let texts = lengths.into_iter().zip(["s", "a", "b", "c"]).map(|(n, text)| text.repeat(n));
+        let chat = roles
+            .into_iter()
+            .zip(texts)
+            .map(|(role, text)| Message::new(role, text, Label::of(Sources::USER)));
+        Request {
+            overflow: Overflow::Summarize,
+            max_tokens: Some(3),
+            ..Request::new("bytes", Prompt::Chat(chat.collect()))
+        }
+    };
+    let old = format!("{TASK}user: {}\nassistant: {}\n", "a".repeat(400), "b".repeat(300));
+    let summary = answer(&old, 256.min(1024 - old.len()));
+    let prompt = format!("sSummary of what was said before: {summary}\n\n{}", "c".repeat(400));
+    for _ in 0..2 {
+        let (text, event) = finish(start(&kernel, ask([1, 400, 300, 400])));
+        assert_eq!(text, answer(&prompt, 3));
+        let Event::Done { counts, .. } = event else { panic!("{event:?}") };
+        assert_eq!((counts.prompt, counts.dropped), (prompt.len(), 700));
+    }
+    // It is a process that is counted: two answers, two summaries.
+    assert_eq!(kernel.processes().len(), 4);
+    // What is to be summed up does not fit, or what stays does not.
+    for lengths in [[1, 900, 300, 1], [1, 100, 100, 900], [1, 1, 1, 1100]] {
+        let refused = kernel.complete(ask(lengths), Box::new(channel().0));
+        let prompt = lengths.iter().sum();
+        assert_eq!(refused, Err(Refusal::TooLong { limit: 1024, prompt }), "{lengths:?}");
+    }
+    assert_eq!(ended(start(&kernel, ask([1, 9, 9, 9]))).1, Finish::Length);
+    assert_eq!(kernel.processes().len(), 5, "what fits is not summed up");
 }

@@ -19,6 +19,7 @@ use crate::config::yarn_attention;
 use crate::directory::TensorView;
 use crate::gguf::{Header, Writer};
 use crate::hugging_face::is_rotated;
+use crate::pooling::Pooling;
 use crate::quantize::order;
 use crate::{Config, Error, Format, ModelFile, Result, Rope, RopeScaling, RopeStyle};
 
@@ -60,7 +61,7 @@ pub fn convert(
     let mut tensors: Vec<TensorView<'_>> = file.tensors().collect();
     tensors.sort_by(|a, b| order(a.name).cmp(&order(b.name)));
     let mut header = Header::new();
-    describe(&file, &tensors, &mut header);
+    describe(&file, &tensors, &mut header)?;
     let warnings = tokenizer.write_gguf(file.config().vocabulary, &mut header)?;
     let factors = llama3_factors(&file.config().rope);
     if !factors.is_empty() {
@@ -94,7 +95,7 @@ pub fn convert(
 }
 
 /// Name, type and sizes of the model, as metadata.
-fn describe(file: &ModelFile, tensors: &[TensorView<'_>], header: &mut Header) {
+fn describe(file: &ModelFile, tensors: &[TensorView<'_>], header: &mut Header) -> Result<()> {
     let config = file.config();
     // llama.cpp has one architecture for both.
     let architecture = match config.architecture.as_str() {
@@ -124,6 +125,11 @@ fn describe(file: &ModelFile, tensors: &[TensorView<'_>], header: &mut Header) {
     if let Some(window) = config.sliding_window {
         number("attention.sliding_window", window);
     }
+    // The usual one is not said: llama.cpp makes a server of embeddings alone of a file that says it.
+    let pooling = Pooling::of(file)?;
+    if pooling != Pooling::default() {
+        number("pooling_type", pooling.number());
+    }
     header.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), config.norm_eps);
     header.set(&format!("{architecture}.rope.freq_base"), config.rope.base);
     let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
@@ -144,6 +150,7 @@ fn describe(file: &ModelFile, tensors: &[TensorView<'_>], header: &mut Header) {
             header.set(&key("yarn_beta_slow"), *beta_slow);
         }
     }
+    Ok(())
 }
 
 /// `general.file_type`: the type of most bytes (`llama_ftype`).

@@ -16,6 +16,7 @@ use yushan_tensor::{Matrix, Pool};
 
 use crate::cache::{Cache, Sequence};
 use crate::llama::{Llama, Rows, State, heads};
+use crate::pooling::{Pooled, Pooling};
 use crate::{Config, Error, ModelFile, Result};
 
 /// Tokens in a KV page.
@@ -130,8 +131,9 @@ pub struct Engine {
     rows: usize,
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u64,
-    /// The tokens and positions of a step's rows, and the rows that need logits.
-    batch: (Vec<TokenId>, Vec<usize>, Vec<usize>),
+    batch: Rows,
+    pooling: Pooling,
+    pooled: BTreeMap<SequenceId, Pooled>,
 }
 
 impl Engine {
@@ -155,6 +157,7 @@ impl Engine {
             });
         }
         check_memory(file, options)?;
+        let pooling = Pooling::of(file)?;
         let mut pool = Pool::new(options.threads);
         let llama = Llama::load(file, &mut pool, progress)?;
         let layout = kv_layout(config, options.kv);
@@ -172,7 +175,9 @@ impl Engine {
             rows,
             sequences: BTreeMap::new(),
             next: 0,
-            batch: (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::with_capacity(rows)),
+            batch: Rows::new(rows),
+            pooling,
+            pooled: BTreeMap::new(),
         })
     }
 
@@ -341,10 +346,7 @@ impl Executor for Engine {
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> std::result::Result<StepOutput<'_>, ExecutorError> {
         self.check(batch)?;
-        let (tokens, positions, wanted) = &mut self.batch;
-        tokens.clear();
-        positions.clear();
-        wanted.clear();
+        self.batch.clear();
         self.plan.clear();
         for chunk in batch {
             let Some(sequence) = self.sequences.get_mut(&chunk.sequence) else { continue };
@@ -352,26 +354,36 @@ impl Executor for Engine {
             if let Some((from, to)) = self.cache.grow(sequence, chunk.tokens) {
                 self.slab.copy(from, to);
             }
-            let first = tokens.len();
-            match chunk.logits {
-                Logits::None => {}
-                Logits::Last => wanted.push(first + count - 1),
-                Logits::All => wanted.extend(first..first + count),
-            }
-            tokens.extend_from_slice(chunk.tokens);
-            positions.extend(start..start + count);
+            self.batch.add(chunk, start);
             self.plan.add(start, count, &sequence.table);
         }
         self.plan.seal();
-        let rows = Rows { tokens, positions, wanted };
-        let Engine { llama, pool, slab, plan, state, .. } = self;
-        let logits = llama.forward(pool, slab, plan, &rows, state);
+        let Engine { llama, pool, slab, plan, state, batch: rows, .. } = self;
+        let (logits, finals) = llama.forward(pool, slab, plan, rows, state);
+        let dim = llama.config.dim;
+        let mut finals = finals.chunks_exact(dim);
         for chunk in batch {
             if let Some(sequence) = self.sequences.get_mut(&chunk.sequence) {
                 self.cache.seal(sequence);
             }
+            if chunk.logits == Logits::Pooled {
+                let pooled = self.pooled.entry(chunk.sequence).or_insert_with(|| Pooled::new(dim));
+                let states = finals.by_ref().take(chunk.tokens.len());
+                states.for_each(|row| pooled.take(self.pooling, row));
+            }
         }
         Ok(StepOutput::new(logits, self.llama.config.vocabulary))
+    }
+
+    fn pooled(&self, sequence: SequenceId) -> std::result::Result<Vec<f32>, ExecutorError> {
+        let length = self.sequence(sequence)?.tokens.len();
+        match self.pooled.get(&sequence) {
+            Some(pooled) if pooled.rows == length => Ok(pooled.vector(self.pooling)),
+            pooled => {
+                let pooled = pooled.map_or(0, |pooled| pooled.rows);
+                Err(ExecutorError::NotPooled { sequence, pooled, length })
+            }
+        }
     }
 
     fn truncate(
@@ -379,10 +391,11 @@ impl Executor for Engine {
         sequence: SequenceId,
         length: usize,
     ) -> std::result::Result<(), ExecutorError> {
-        let known = self.sequences.get_mut(&sequence);
-        let sequence = known.ok_or(ExecutorError::UnknownSequence(sequence))?;
+        let id = sequence;
+        let sequence = self.sequences.get_mut(&id).ok_or(ExecutorError::UnknownSequence(id))?;
         if length < sequence.tokens.len() {
             self.cache.truncate(sequence, length);
+            self.pooled.remove(&id);
         }
         Ok(())
     }
@@ -392,6 +405,7 @@ impl Executor for Engine {
     }
 
     fn release(&mut self, sequence: SequenceId) -> std::result::Result<(), ExecutorError> {
+        self.pooled.remove(&sequence);
         let known = self.sequences.remove(&sequence);
         self.cache.close(known.ok_or(ExecutorError::UnknownSequence(sequence))?);
         Ok(())

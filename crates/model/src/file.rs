@@ -196,7 +196,7 @@ impl ModelFile {
     }
 
     /// The folder the model lies in.
-    fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         if self.path.is_dir() {
             return &self.path;
         }

@@ -72,6 +72,7 @@ impl ModelLanguage {
             (_, Form::Text) => Plain::Text,
             (_, Form::Json) => Plain::Json(&json!({"type": "object"})),
             (_, Form::Schema(schema)) => Plain::Json(schema),
+            (_, Form::Embedding) => return Ok((None, false)),
             (_, Form::Grammar(_) | Form::Regex(_)) => {
                 let detail = "tools and a grammar or regular expression for the text beside them; \
                               expected one of the two (tool_choice \"none\" leaves out the tools)";
@@ -92,7 +93,7 @@ impl ModelLanguage {
 
     fn form(&self, form: &Form) -> Result<Option<Constraint>, Refusal> {
         let grammar = match form {
-            Form::Text => return Ok(None),
+            Form::Text | Form::Embedding => return Ok(None),
             Form::Json => return self.compile(Grammar::JsonSchema(&json!({"type": "object"}))),
             Form::Schema(schema) => Grammar::JsonSchema(schema),
             Form::Grammar(text) => Grammar::of_text(text),

@@ -25,6 +25,7 @@ mod llama2c;
 pub mod logprobs;
 pub mod mmap;
 mod pen;
+pub mod pooling;
 pub mod quantize;
 mod rope;
 mod safetensors;

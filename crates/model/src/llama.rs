@@ -8,10 +8,11 @@
 //! Names: `D` width of the residual stream, `H` query heads, `K` key and value heads, `d` width of a
 //! head, `F` width of the MLP, `V` vocabulary.
 
-use yushan_abi::TokenId;
+use yushan_abi::{Chunk, Logits, TokenId};
 use yushan_tensor::activations::Kind;
 use yushan_tensor::layout::Scheme;
 use yushan_tensor::linear::{Product, Store, gated, products};
+use yushan_tensor::ops::rms_norm;
 use yushan_tensor::regions::{Heads, Operand, Plan, Rotation};
 use yushan_tensor::{DType, Isa, KvSlab, Matrix, Pool, dequantize_row};
 
@@ -76,28 +77,68 @@ pub(crate) struct State {
     cos: Vec<f32>,     // (rows, pairs)
     sin: Vec<f32>,     // (rows, pairs)
     logits: Vec<f32>,  // (rows that want them, V)
+    finals: Vec<f32>,  // (rows that are pooled, D) after the final norm
     row: Vec<u8>,      // one row of the embeddings as it is stored
 }
 
 /// The rows of one step.
-pub(crate) struct Rows<'a> {
-    pub(crate) tokens: &'a [TokenId],
+pub(crate) struct Rows {
+    tokens: Vec<TokenId>,
     /// The position of each in its sequence.
-    pub(crate) positions: &'a [usize],
-    /// Rows that need logits, ascending.
-    pub(crate) wanted: &'a [usize],
+    positions: Vec<usize>,
+    /// Rows that go through the final norm, ascending.
+    kept: Vec<usize>,
+    /// Which of the kept ones need logits, ascending.
+    wanted: Vec<usize>,
+    /// Which of the kept ones are pooled: the others, ascending.
+    pooled: Vec<usize>,
+}
+
+impl Rows {
+    /// For steps of at most `rows` rows.
+    pub(crate) fn new(rows: usize) -> Rows {
+        let room = || Vec::with_capacity(rows);
+        let tokens = Vec::with_capacity(rows);
+        Rows { tokens, positions: room(), kept: room(), wanted: room(), pooled: room() }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.tokens.clear();
+        for list in [&mut self.positions, &mut self.kept, &mut self.wanted, &mut self.pooled] {
+            list.clear();
+        }
+    }
+
+    /// Appends a chunk whose first token stands at position `start`.
+    pub(crate) fn add(&mut self, chunk: &Chunk<'_>, start: usize) {
+        let (first, count) = (self.tokens.len(), chunk.tokens.len());
+        self.tokens.extend_from_slice(chunk.tokens);
+        self.positions.extend(start..start + count);
+        let kept = self.kept.len();
+        match chunk.logits {
+            Logits::None => {}
+            Logits::Last => self.kept.push(first + count - 1),
+            Logits::All | Logits::Pooled => self.kept.extend(first..first + count),
+        }
+        let list = match chunk.logits {
+            Logits::Pooled => &mut self.pooled,
+            Logits::None | Logits::Last | Logits::All => &mut self.wanted,
+        };
+        list.extend(kept..self.kept.len());
+    }
 }
 
 impl Llama {
-    /// Runs the model over the rows of a step and gives `(wanted, V)` logits.
+    /// Runs the model over the rows of a step and gives `(wanted, V)` logits, and `(pooled, D)` states
+    /// after the final norm.
     pub(crate) fn forward<'s>(
         &self,
         pool: &mut Pool,
         slab: &mut KvSlab,
         plan: &Plan,
-        rows: &Rows<'_>,
+        rows: &Rows,
         s: &'s mut State,
-    ) -> &'s [f32] {
+    ) -> (&'s [f32], &'s [f32]) {
         let (isa, dim, eps) = (self.isa, self.config.dim, self.config.norm_eps);
         let (q_width, kv_width) = self.widths();
         let n = rows.tokens.len();
@@ -109,12 +150,12 @@ impl Llama {
         }
         s.cos.clear();
         s.sin.clear();
-        for &position in rows.positions {
+        for &position in &rows.positions {
             self.rotary.turn(position, &mut s.cos, &mut s.sin);
         }
         s.normed.resize(n);
         s.attended.resize(n);
-        // Rows that go on: in the last block only those that need logits.
+        // Rows that go on: in the last block only those that need logits or are pooled.
         let mut left = n;
         for (l, layer) in self.layers.iter().enumerate() {
             let norm = (&layer.attn_norm[..], eps);
@@ -129,14 +170,14 @@ impl Llama {
             plan.attend(pool, isa, (slab, l), q, s.attended.dense());
 
             if l + 1 == self.layers.len() {
-                left = rows.wanted.len();
-                keep_rows(x, dim, rows.wanted);
-                keep_rows(s.attended.dense(), q_width, rows.wanted);
+                left = rows.kept.len();
+                keep_rows(x, dim, &rows.kept);
+                keep_rows(s.attended.dense(), q_width, &rows.kept);
                 s.attended.resize(left);
                 s.normed.resize(left);
             }
             if left == 0 {
-                return &[];
+                return (&[], &[]);
             }
             let x = &mut x[..left * dim];
             s.hidden.resize(left);
@@ -151,6 +192,19 @@ impl Llama {
             let down = Product { matrix: &layer.down, bias: None, out };
             products(pool, isa, s.hidden.input(), &mut [down]);
         }
+        s.finals.clear();
+        if !rows.pooled.is_empty() {
+            s.finals.resize(rows.pooled.len() * dim, 0.0);
+            for (&row, out) in rows.pooled.iter().zip(s.finals.chunks_exact_mut(dim)) {
+                rms_norm(isa, &x[row * dim..][..dim], &self.output_norm, eps, out);
+            }
+            left = rows.wanted.len();
+            keep_rows(x, dim, &rows.wanted);
+            s.normed.resize(left);
+            if left == 0 {
+                return (&[], &s.finals);
+            }
+        }
         let kind = [Kind::of(self.output.layout())];
         s.normed.normalize(pool, isa, &x[..left * dim], (&self.output_norm, eps), &kind);
         let logits = left * self.config.vocabulary;
@@ -160,7 +214,7 @@ impl Llama {
         let out = Store::Set(&mut s.logits[..logits]);
         let head = Product { matrix: &self.output, bias: None, out };
         products(pool, isa, s.normed.input(), &mut [head]);
-        &s.logits[..logits]
+        (&s.logits[..logits], &s.finals)
     }
 
     /// Packs the parameters of a file; `progress` gets bytes done and bytes in all.
@@ -266,6 +320,7 @@ impl Llama {
             cos: Vec::with_capacity(rows * pairs),
             sin: Vec::with_capacity(rows * pairs),
             logits: vec![0.0; self.config.vocabulary],
+            finals: Vec::new(),
             row: vec![0; self.embedding.row_bytes],
         }
     }

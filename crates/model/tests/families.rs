@@ -34,6 +34,8 @@ struct Family {
     greedy: Vec<TokenId>,
     logits_f16: BTreeMap<usize, Vec<f32>>,
     greedy_f16: Vec<TokenId>,
+    mean: Vec<f32>,
+    last: Vec<f32>,
 }
 
 /// `count` numbers in [-1, 1): the top 24 bits of a linear congruential generator (Knuth's MMIX)
@@ -108,9 +110,48 @@ fn compare(
     worst
 }
 
+/// The largest error of an embedding of length 1, made in two chunks.
+fn embedding_error(engine: &mut Engine, prompt: &[TokenId], golden: &[f32]) -> f32 {
+    let sequence = engine.admit(&[]).unwrap().sequence;
+    for tokens in prompt.chunks(15) {
+        engine.step(&[Chunk { sequence, tokens, logits: Logits::Pooled }]).unwrap();
+    }
+    let ours = engine.pooled(sequence).unwrap();
+    engine.release(sequence).unwrap();
+    assert_eq!(ours.len(), golden.len());
+    let length = |vector: &[f32]| vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let lengths = (length(&ours), length(golden));
+    let pairs = ours.iter().zip(golden);
+    pairs.map(|(a, b)| (a / lengths.0 - b / lengths.1).abs()).fold(0.0, f32::max)
+}
+
+/// Embeddings by both poolings, from the folder and from what it was converted to.
+fn check_embeddings(name: &str, family: &Family) {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), name, family, Dtype::F32);
+    std::fs::write(folder.path().join("tokenizer.json"), TOKENIZER).unwrap();
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    for (mode, golden) in [("mean_tokens", &family.mean), ("lasttoken", &family.last)] {
+        let pooling = format!("{{\"pooling_mode_{mode}\": true}}");
+        std::fs::write(folder.path().join("1_Pooling/config.json"), pooling).unwrap();
+        let gguf = folder.path().join(format!("{mode}.gguf"));
+        convert(folder.path(), None, &gguf, &mut |_, _, _| std::ops::ControlFlow::Continue(()))
+            .unwrap();
+        for path in [folder.path(), &gguf] {
+            let file = ModelFile::open(path).unwrap();
+            let options = Options { threads: 2, kv: KvType::F32, ..Options::for_file(&file) };
+            let mut engine = Engine::load(&file, &options).unwrap();
+            let worst = embedding_error(&mut engine, &family.prompt, golden);
+            println!("{name} {mode} {:?}: embedding within {worst:.1e}", file.format());
+            assert!(worst <= 1e-5, "{name} {mode} {:?}: off by {worst}", file.format());
+        }
+    }
+}
+
 fn check(name: &str) {
     let families: BTreeMap<String, Family> = serde_json::from_str(GOLDENS).unwrap();
     let family = &families[name];
+    check_embeddings(name, family);
     for (dtype, kv, slack) in [(Dtype::F32, KvType::F32, 2e-4), (Dtype::F16, KvType::F16, 2e-2)] {
         let folder = tempfile::tempdir().unwrap();
         write_folder(folder.path(), name, family, dtype);

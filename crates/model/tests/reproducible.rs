@@ -235,3 +235,37 @@ fn a_sequence_comes_back_from_disk_with_the_same_bits() {
     }
     assert_eq!((third.usage().pages_live, third.usage().pages_cached), (0, 0));
 }
+
+#[test]
+fn an_embedding_has_the_same_bits_however_it_is_cut_and_whatever_runs_beside_it() {
+    let prompt = tokens(75, 1);
+    let mut expected = None;
+    for (threads, cut, beside) in [(1, 75, 0), (1, 1, 0), (2, 32, 5), (2, 7, 20), (1, 40, 1)] {
+        let mut engine = engine(DType::Q8_0, KvType::F16, threads);
+        // Its prefix is in the cache, where there are no states.
+        let other = engine.admit(&prompt).unwrap().sequence;
+        engine.step(&[Chunk { sequence: other, tokens: &prompt, logits: Logits::None }]).unwrap();
+        let admitted = engine.admit(&prompt).unwrap();
+        assert_eq!(admitted.cached, 64);
+        let sequence = admitted.sequence;
+        engine.truncate(sequence, 0).unwrap();
+        let more = tokens(beside, 2);
+        for chunk in prompt.chunks(cut) {
+            let pooled = Chunk { sequence, tokens: chunk, logits: Logits::Pooled };
+            engine.truncate(other, 75).unwrap();
+            let others = Chunk { sequence: other, tokens: &more, logits: Logits::All };
+            let batch = if more.is_empty() { vec![pooled] } else { vec![others, pooled] };
+            assert_eq!(engine.step(&batch).unwrap().rows(), beside);
+        }
+        let found = bits(&engine.pooled(sequence).unwrap());
+        assert_eq!(expected.get_or_insert(found.clone()), &found, "{cut} beside {beside}");
+
+        // Only some of its tokens, or none any more.
+        engine.step(&[Chunk { sequence, tokens: &[7], logits: Logits::Last }]).unwrap();
+        let error = engine.pooled(sequence).unwrap_err().to_string();
+        assert!(error.starts_with("75 of the 76 tokens"), "{error}");
+        engine.truncate(sequence, 20).unwrap();
+        let error = engine.pooled(sequence).unwrap_err().to_string();
+        assert!(error.starts_with("0 of the 20 tokens"), "{error}");
+    }
+}

@@ -14,12 +14,13 @@ mod scripted;
 async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("http://{}", listener.local_addr()?);
-    let server = Server::new(
+    let mut server = Server::new(
         Arc::new(scripted::Fake::default()),
         Arc::new(scripted::Memory::default()),
         Arc::new(scripted::OneModel),
         Arc::new(scripted::TwoKeys { open: true }),
     );
+    server.index = Some(Arc::new(scripted::Found::default()));
     let closed = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     serve(listener, Arc::new(server), async {
         let _ = closed.await;

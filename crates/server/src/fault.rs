@@ -78,9 +78,6 @@ pub enum Fault {
     /// It stands otherwise with the thing than the request needs.
     #[error("{0}")]
     Conflict(String),
-    /// This server cannot do it (yet).
-    #[error("{0}")]
-    Absent(String),
     /// Memory or disk is full.
     #[error("{0}")]
     NoRoom(String),
@@ -131,7 +128,6 @@ impl Fault {
             Fault::NotFound { .. } => (StatusCode::NOT_FOUND, INVALID, Some("not_found")),
             Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, None),
             Fault::Conflict(_) => (StatusCode::CONFLICT, INVALID, Some("conflict")),
-            Fault::Absent(_) => (StatusCode::NOT_IMPLEMENTED, INVALID, Some("not_implemented")),
             Fault::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room")),
             Fault::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("stopping")),
             Fault::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),

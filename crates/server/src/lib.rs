@@ -8,7 +8,9 @@
 //! [`Library`]).
 
 mod body;
+mod chats;
 mod doors;
+mod embed;
 mod events;
 mod fault;
 mod ids;
@@ -28,7 +30,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use yushan_abi::{Complete, Disk, ModelInfo, Request, Usage};
+use yushan_abi::{Complete, Disk, Index, ModelInfo, Request, Usage};
 
 pub use doors::{Access, Caller, Denial, Doors, Keys};
 pub use fault::Fault;
@@ -72,6 +74,8 @@ pub struct Server {
     pub library: Arc<dyn Library>,
     /// Judges keys.
     pub keys: Arc<dyn Keys>,
+    /// Finds conversations by their words, where there is an index.
+    pub index: Option<Arc<dyn Index>>,
     /// The process table, where the kernel runs here.
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
     /// What the pages of all models hold, for `/metrics`.
@@ -97,6 +101,7 @@ impl Server {
             disk,
             library,
             keys,
+            index: None,
             kernel: None,
             usage: Box::new(|| None),
             doors: Doors::default(),

@@ -151,7 +151,7 @@ impl Meter {
                 metrics.processing.fetch_add(1, Ordering::Relaxed);
                 *stage = Stage::Reads;
             }
-            Event::Echo { .. } => {}
+            Event::Echo { .. } | Event::Embedding(_) => {}
             Event::Text { .. } | Event::Call { .. } => {
                 let now = Instant::now();
                 if *stage == Stage::Writes {

@@ -12,6 +12,10 @@ use crate::{ollama, openai, page, text};
         description = "An LLM operating system: OpenAI and Ollama faces over one kernel"
     ),
     paths(
+        crate::chats::keep,
+        crate::chats::list,
+        crate::chats::get,
+        crate::chats::delete,
         crate::system::list,
         crate::system::spawn,
         crate::system::look,
@@ -37,7 +41,8 @@ use crate::{ollama, openai, page, text};
         ollama::models::tags,
         ollama::models::ps,
         ollama::models::show,
-        ollama::models::embed,
+        ollama::embed::create,
+        ollama::embed::create_one,
         ollama::models::pull,
         ollama::models::delete,
         ollama::chat::create,

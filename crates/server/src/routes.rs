@@ -14,7 +14,7 @@ use axum::routing::{delete, get, post};
 use crate::doors::{self, Access};
 use crate::fault::{Fault, as_ollama};
 use crate::openai::{chat, completions, embeddings, files, models, responses};
-use crate::{Server, ollama, openapi, page, system, text};
+use crate::{Server, chats, ollama, openapi, page, system, text};
 
 /// All routes behind their guards.
 pub fn router(server: Arc<Server>) -> Router {
@@ -79,6 +79,8 @@ fn keeping() -> Routes {
         .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/chats", get(chats::list).post(chats::keep))
+        .route("/v1/chats/{id}", get(chats::get).delete(chats::delete))
         .route("/v1/files", get(files::list).post(files::create))
         .route("/v1/files/{id}", get(files::get).delete(files::delete))
         .route("/v1/files/{id}/content", get(files::content))
@@ -104,8 +106,8 @@ fn ollama_use() -> Routes {
     Router::new()
         .route("/api/chat", post(ollama::chat::create))
         .route("/api/generate", post(ollama::generate::create))
-        .route("/api/embed", post(ollama::models::embed))
-        .route("/api/embeddings", post(ollama::models::embed))
+        .route("/api/embed", post(ollama::embed::create))
+        .route("/api/embeddings", post(ollama::embed::create_one))
 }
 
 fn ollama_manage() -> Routes {

@@ -99,6 +99,7 @@ pub(crate) struct Answer {
     /// Its pieces; kept only where there are log-probabilities.
     pub(crate) pieces: Vec<(String, Logprob)>,
     pub(crate) calls: Vec<Call>,
+    pub(crate) embedding: Vec<f32>,
     pub(crate) finish: Finish,
     pub(crate) counts: Counts,
     pub(crate) times: Times,
@@ -140,6 +141,7 @@ pub(crate) async fn whole(mut events: Events) -> Result<Vec<Answer>, Fault> {
         text: String::new(),
         pieces: Vec::new(),
         calls: Vec::new(),
+        embedding: Vec::new(),
         finish: Finish::Cancelled,
         counts: Counts::default(),
         times: Times::now(),
@@ -157,6 +159,7 @@ pub(crate) async fn whole(mut events: Events) -> Result<Vec<Answer>, Fault> {
             }
             // They come whole at the end.
             Event::Call { .. } => {}
+            Event::Embedding(vector) => answer.embedding = vector,
             Event::Done { finish, counts, calls } => {
                 (answer.finish, answer.counts, answer.calls) = (finish, counts, calls);
             }

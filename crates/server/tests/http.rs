@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use scripted::{CONTEXT, Fake, MODEL, Memory, OneModel, TwoKeys};
+use scripted::{CONTEXT, Fake, Found, MODEL, Memory, OneModel, TwoKeys};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use yushan_abi::{Overflow, Prompt, Sources, ToolChoice};
@@ -26,6 +26,7 @@ fn house(open: bool) -> House {
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let keys = Arc::new(TwoKeys { open });
     let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys);
+    server.index = Some(Arc::new(Found::default()));
     server.doors = Doors::default().origin("https://chat.example.org");
     server.deadline = Duration::from_millis(200);
     House { app: router(Arc::new(server)), fake, disk }
@@ -430,7 +431,7 @@ async fn ollama_lists_shows_and_pulls() {
         (404, json!({"error": "there is no model \"none\""}))
     );
     for (path, body, status) in [
-        ("/api/embed", json!({"model": MODEL, "input": "a"}), 501),
+        ("/api/embed", json!({"model": MODEL, "input": ""}), 400),
         ("/api/show", json!({"model": "none"}), 404),
         (
             "/api/chat",
@@ -701,4 +702,119 @@ async fn bodies_are_bounded_in_size_depth_and_time() {
     let slow = futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
     let reply = house.send(post("/v1/chat/completions", Body::from_stream(slow))).await;
     assert_eq!(reply.status, StatusCode::REQUEST_TIMEOUT.as_u16());
+}
+
+#[tokio::test]
+async fn texts_are_embedded_in_their_order() {
+    let house = house(true);
+    let half = json!([0.0, 1.0, 0.0, 0.0]);
+    let embed = async |more: Value| {
+        let base = json!({"model": MODEL, "input": "aa"});
+        house.post("/v1/embeddings", with(base, more)).await
+    };
+    let body = embed(json!({"user": "ann"})).await;
+    assert_eq!(body.headers["x-yushan-ignored"], "user");
+    let body = body.json();
+    assert_eq!(body["data"], json!([{"object": "embedding", "index": 0, "embedding": half}]));
+    assert_eq!(body["usage"], json!({"prompt_tokens": 2, "total_tokens": 2}));
+    let many: Vec<String> = (1..50).map(|n| "a".repeat(n)).collect();
+    let body = embed(json!({"input": many, "encoding_format": "base64"})).await.json();
+    assert_eq!(body["usage"]["total_tokens"], 49 * 25);
+    assert_eq!(body["data"][48]["index"], 48);
+    assert_eq!(body["data"][48]["embedding"], "AAAAAAAAgD8AAAAAAAAAAA==");
+    for input in [json!([97]), json!([[97], [97, 97]]), json!(["a", "a"])] {
+        let body = embed(json!({"input": input, "dimensions": 4})).await.json();
+        assert_eq!(body["data"][0]["embedding"], half, "{body}");
+    }
+    for (more, param) in [
+        (json!({"dimensions": 3}), "dimensions"),
+        (json!({"dimensions": 0}), "dimensions"),
+        (json!({"input": []}), "input"),
+        (json!({"input": [""]}), "input"),
+        (json!({"input": {}}), "input"),
+        (json!({"input": vec!["a"; 2049]}), "input"),
+        (json!({"input": "a".repeat(CONTEXT + 1)}), "input"),
+        (json!({"encoding_format": "int8"}), "encoding_format"),
+        (json!({"input_type": "query"}), "input_type"),
+    ] {
+        let reply = embed(more.clone()).await;
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{more}");
+    }
+    let body = json!({"model": MODEL, "input": ["a", "aa"], "options": {"num_ctx": 64}});
+    let reply = house.post("/api/embed", body).await;
+    assert_eq!(reply.headers["x-yushan-ignored"], "options");
+    let body = reply.json();
+    assert_eq!(body["embeddings"], json!([half, half]));
+    assert_eq!((&body["prompt_eval_count"], &body["dropped_tokens"]), (&json!(3), &json!(0)));
+    let body = json!({"model": MODEL, "prompt": "a"});
+    assert_eq!(house.post("/api/embeddings", body).await.json()["embedding"], half);
+    let body = json!({"model": MODEL, "input": "a", "truncate": true});
+    assert_eq!(house.post("/api/embed", body).await.status, 200);
+    assert_eq!(house.last().overflow, Overflow::TruncateOldest);
+}
+
+#[tokio::test]
+async fn conversations_are_kept_found_and_given_back_as_they_were() {
+    let house = house(true);
+    let call = json!({"role": "assistant", "content": null, "tool_calls": [{"id": "c1",
+        "type": "function", "function": {"name": "weather", "arguments": "{}"}}]});
+    let messages = json!([
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "rain\n in  Taipei?"}]},
+        call,
+        {"role": "tool", "tool_call_id": "c1", "content": "much"},
+    ]);
+    let chat = json!({"id": "one", "model": MODEL, "created_at": 7, "updated_at": 9,
+        "messages": messages});
+    let keep = async |key, chats: Value| {
+        house.as_key(key, "POST", "/v1/chats", &json!({ "conversations": chats })).await
+    };
+    let get = async |key, path: &str| house.as_key(key, "GET", path, &Value::Null).await;
+    let other = json!({"title": "Snow", "messages": [{"role": "user", "content": "cold?"}]});
+    let body = keep("key-ann", json!([chat, other])).await.json();
+    let head = json!({"id": "one", "object": "chat", "title": "rain in Taipei?", "model": MODEL,
+        "created_at": 7, "updated_at": 9, "messages": 4});
+    assert_eq!(body["data"][0], head);
+    assert_eq!(get("key-ann", "/v1/chats/one").await.json(), chat);
+    for (path, count) in [
+        ("/v1/chats", 2),
+        ("/v1/chats?limit=1", 1),
+        ("/v1/chats?after=one", 0),
+        ("/v1/chats?q=Taipei", 1),
+        ("/v1/chats?q=Snow", 1),
+        ("/v1/chats?q=kind", 0),
+    ] {
+        let list = get("key-ann", path).await.json();
+        assert_eq!(list["data"].as_array().expect("a list").len(), count, "{path}: {list}");
+    }
+    // The same name is another conversation for somebody else, who has none yet.
+    assert_eq!(get("key-bob", "/v1/chats/one").await.status, 404);
+    assert_eq!(house.as_key("key-bob", "DELETE", "/v1/chats/one", &Value::Null).await.status, 404);
+    assert_eq!(get("key-bob", "/v1/chats?q=Taipei").await.json()["data"], json!([]));
+    keep("key-bob", json!([{"id": "one", "messages": [{"role": "user", "content": "b"}]}])).await;
+    assert_eq!(get("key-ann", "/v1/chats/one").await.json(), chat);
+    // One that makes no sense, and none is kept.
+    for (bad, param) in [
+        (json!({"id": "a/b", "messages": messages}), "conversations[1].id"),
+        (json!({"id": "new", "messages": messages}), "conversations[1].id"),
+        (json!({"messages": []}), "conversations[1].messages"),
+        (json!({"messages": [{"role": "king"}]}), "conversations[1].messages[0].role"),
+        (json!({"messages": [7]}), "conversations[1].messages[0]"),
+        (json!({"messages": messages, "x": 1}), "conversations[1].x"),
+        (json!({"messages": messages, "created_at": -1}), "conversations[1].created_at"),
+    ] {
+        let reply = keep("key-ann", json!([{"id": "new", "messages": messages}, bad])).await;
+        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!(param)), "{bad}");
+        assert_eq!(get("key-ann", "/v1/chats/new").await.status, 404, "{bad}");
+    }
+    for path in ["/v1/chats?limit=0", "/v1/chats?limit=x", "/v1/chats?q=a&after=b", "/v1/chats?x=1"]
+    {
+        assert_eq!(get("key-ann", path).await.status, 400, "{path}");
+    }
+    let gone = house.as_key("key-ann", "DELETE", "/v1/chats/one", &Value::Null).await;
+    assert_eq!(gone.json(), json!({"id": "one", "object": "chat", "deleted": true}));
+    assert_eq!(get("key-ann", "/v1/chats?q=Taipei").await.json()["data"], json!([]));
+    assert_eq!(get("key-bob", "/v1/chats/one").await.status, 200);
+    house.disk.full.store(true, Ordering::SeqCst);
+    assert_eq!(keep("key-ann", json!([chat])).await.status, 507);
 }

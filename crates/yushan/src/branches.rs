@@ -17,7 +17,10 @@ pub(crate) const HELP: &str = "\
 /branches      list the conversations
 /branch N      go back to one of them
 /undo          take the last exchange away
-/clear         forget this conversation
+/clear         begin anew
+/history       list the conversations that the system keeps
+/search WORDS  list those with these words
+/resume ID     go on with one of them
 /system TEXT   speak to the model under this instruction; without TEXT under none
 /model NAME    speak to another model; without NAME list them
 /attach PATH   put a text file before the next message
@@ -70,6 +73,10 @@ pub(crate) enum Act {
     Save(PathBuf),
     /// Read this file; then tell `load`.
     Load(PathBuf),
+    /// List what is kept: all of it, or what has these words.
+    History(Option<String>),
+    /// Get this conversation; then tell `resume`.
+    Resume(String),
     /// There is nothing to do.
     Nothing,
     /// The person leaves.
@@ -79,6 +86,10 @@ pub(crate) enum Act {
 /// The conversations of a session.
 pub(crate) struct Branches {
     all: Vec<Vec<Said>>,
+    /// Under which names they are kept.
+    names: Vec<String>,
+    /// What the names of new ones begin with, and how many were given.
+    session: (String, usize),
     /// Which is spoken in.
     at: usize,
     /// Those that the server has.
@@ -90,9 +101,34 @@ pub(crate) struct Branches {
 }
 
 impl Branches {
-    /// One, and nothing said yet.
-    pub(crate) fn new(models: Vec<String>, model: String) -> Branches {
-        Branches { all: vec![Vec::new()], at: 0, models, model, attached: Vec::new(), last: None }
+    /// One, and nothing said yet. `session` is a name that no other session has.
+    pub(crate) fn new(models: Vec<String>, model: String, session: String) -> Branches {
+        let mut branches = Branches {
+            all: Vec::new(),
+            names: Vec::new(),
+            session: (session, 0),
+            at: 0,
+            models,
+            model,
+            attached: Vec::new(),
+            last: None,
+        };
+        branches.open(Vec::new(), None);
+        branches
+    }
+
+    /// A further conversation, under its name or a new one.
+    fn open(&mut self, messages: Vec<Said>, name: Option<String>) {
+        self.all.push(messages);
+        let name = name.unwrap_or_else(|| self.new_name());
+        self.names.push(name);
+        self.at = self.all.len() - 1;
+    }
+
+    fn new_name(&mut self) -> String {
+        let (session, count) = &mut self.session;
+        *count += 1;
+        format!("{session}-{count}")
     }
 
     /// What is asked of the server.
@@ -110,6 +146,31 @@ impl Branches {
         json!({ "model": self.model, "messages": self.all[self.at] })
     }
 
+    /// What the system keeps.
+    pub(crate) fn kept(&self) -> Value {
+        json!({ "id": self.names[self.at], "model": self.model, "messages": self.all[self.at] })
+    }
+
+    /// A conversation that the system kept, as a further one, or in place of one without a word.
+    pub(crate) fn resume(&mut self, kept: &Value) -> Result<String, String> {
+        let name = kept["id"].as_str().map(str::to_string);
+        if let Some(at) = self.names.iter().position(|held| Some(held) == name.as_ref()) {
+            self.at = at;
+        } else {
+            let messages = messages_in(&kept.to_string())?;
+            if self.here().is_empty() {
+                let at = self.at;
+                self.all.remove(at);
+                self.names.remove(at);
+            }
+            self.open(messages, name);
+        }
+        if let Some(model) = kept["model"].as_str().filter(|m| self.models.iter().any(|n| n == m)) {
+            self.model = model.to_string();
+        }
+        Ok(format!("This is branch {}: {}.", self.at + 1, messages_of(self.all[self.at].len())))
+    }
+
     /// A line, or a message of several.
     pub(crate) fn take(&mut self, text: String) -> Act {
         let (command, rest) = text.split_once(char::is_whitespace).unwrap_or((&text, ""));
@@ -124,6 +185,7 @@ impl Branches {
             ("/undo", _) => self.undo(),
             ("/clear", _) => {
                 self.here().retain(|said| said.role == "system");
+                self.names[self.at] = self.new_name();
                 self.attached.clear();
                 Act::Nothing
             }
@@ -133,6 +195,11 @@ impl Branches {
             }
             ("/model", name) => self.choose(name.to_string()),
             ("/stats", _) => Act::Say(self.last.as_ref().map_or("no reply yet".into(), stats)),
+            ("/history", _) => Act::History(None),
+            ("/search", "") => Act::Say("/search needs words: /search WORDS".into()),
+            ("/search", words) => Act::History(Some(words.into())),
+            ("/resume", "") => Act::Say("/resume needs an ID: /history lists them".into()),
+            ("/resume", name) => Act::Resume(name.into()),
             ("/attach" | "/save" | "/load", "") => {
                 Act::Say(format!("{command} needs a file: {command} PATH"))
             }
@@ -172,28 +239,9 @@ impl Branches {
 
     /// A further conversation, from what `/save` or another program wrote.
     pub(crate) fn load(&mut self, text: &str) -> Result<String, String> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum File {
-            Messages(Vec<Said>),
-            Request { messages: Vec<Said> },
-        }
-        let expected = "expected {\"messages\": [{\"role\": …, \"content\": \"…\"}, …]}";
-        let messages = match serde_json::from_str(text) {
-            Ok(File::Messages(messages) | File::Request { messages }) => messages,
-            Err(error) => return Err(format!("no conversation ({error}): {expected}")),
-        };
-        let known = ["system", "user", "assistant"];
-        if let Some(said) = messages.iter().find(|said| !known.contains(&said.role.as_str())) {
-            return Err(format!(
-                "a message of the role {:?}: a conversation here has the roles {}",
-                said.role,
-                known.join(", ")
-            ));
-        }
+        let messages = messages_in(text)?;
         let count = messages.len();
-        self.all.push(messages);
-        self.at = self.all.len() - 1;
+        self.open(messages, None);
         Ok(format!("This is branch {}: {}.", self.all.len(), messages_of(count)))
     }
 
@@ -202,9 +250,8 @@ impl Branches {
     }
 
     fn fork(&mut self) -> Act {
-        self.all.push(self.all[self.at].clone());
         let from = self.at + 1;
-        self.at = self.all.len() - 1;
+        self.open(self.all[self.at].clone(), None);
         Act::Say(format!("This is branch {}; /branch {from} goes back.", self.all.len()))
     }
 
@@ -269,6 +316,30 @@ impl Branches {
     }
 }
 
+/// The messages of a conversation in OpenAI's form.
+fn messages_in(text: &str) -> Result<Vec<Said>, String> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum File {
+        Messages(Vec<Said>),
+        Request { messages: Vec<Said> },
+    }
+    let expected = "expected {\"messages\": [{\"role\": …, \"content\": \"…\"}, …]}";
+    let messages = match serde_json::from_str(text) {
+        Ok(File::Messages(messages) | File::Request { messages }) => messages,
+        Err(error) => return Err(format!("no conversation ({error}): {expected}")),
+    };
+    let known = ["system", "user", "assistant"];
+    if let Some(said) = messages.iter().find(|said| !known.contains(&said.role.as_str())) {
+        return Err(format!(
+            "a message of the role {:?}: a conversation here has the roles {}",
+            said.role,
+            known.join(", ")
+        ));
+    }
+    Ok(messages)
+}
+
 fn messages_of(count: usize) -> String {
     if count == 1 { "1 message".into() } else { format!("{count} messages") }
 }
@@ -307,7 +378,7 @@ mod tests {
     use super::*;
 
     fn branches() -> Branches {
-        Branches::new(vec!["small".into(), "large".into()], "small".into())
+        Branches::new(vec!["small".into(), "large".into()], "small".into(), "s".into())
     }
 
     /// Types the lines; a message is answered with its own text in capitals. What is said back.
@@ -374,6 +445,11 @@ mod tests {
             (&["/save a b.json"], "Save(\"a b.json\")"),
             (&["/load a.json"], "Load(\"a.json\")"),
             (&["/attach a.txt"], "Attach(\"a.txt\")"),
+            (&["/history"], "History(None)"),
+            (&["/search two words"], "History(Some(\"two words\"))"),
+            (&["/search"], "/search needs words: /search WORDS"),
+            (&["/resume"], "/resume needs an ID: /history lists them"),
+            (&["/resume a-1"], "Resume(\"a-1\")"),
             (&["/bye"], "Leave"),
         ] {
             let mut branches = branches();
@@ -414,6 +490,27 @@ mod tests {
             assert!(branches.load(text).unwrap_err().contains(part), "{text}");
         }
         assert_eq!(branches.all.len(), 3, "what cannot be read changes nothing");
+    }
+
+    #[test]
+    fn what_was_kept_goes_on_under_its_name() {
+        let mut branches = branches();
+        typed(&mut branches, &["hi", "/fork", "ho", "/clear", "hey"]);
+        let names: Vec<_> = branches.names.iter().map(String::as_str).collect();
+        assert_eq!(names, ["s-1", "s-3"]);
+        let kept = json!({"id": "old-7", "model": "large", "created_at": 3,
+            "messages": [{"role": "user", "content": "a"}]});
+        assert_eq!(branches.resume(&kept).unwrap(), "This is branch 3: 1 message.");
+        typed(&mut branches, &["b"]);
+        let again = branches.kept();
+        assert_eq!((&again["id"], &again["model"]), (&json!("old-7"), &json!("large")));
+        assert_eq!(again["messages"][2], json!({"role": "assistant", "content": "B"}));
+        // It is here already: nothing is lost.
+        assert_eq!(branches.resume(&kept).unwrap(), "This is branch 3: 3 messages.");
+        let pictures = json!({"id": "p", "messages": [{"role": "user", "content": [1]}]});
+        assert!(branches.resume(&pictures).is_err());
+        let mut empty = super::tests::branches();
+        assert_eq!(empty.resume(&kept).unwrap(), "This is branch 1: 1 message.");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod form;
 mod hub;
 mod inspect;
 mod interrupt;
+mod kept;
 mod models;
 mod open;
 mod processes;
@@ -71,6 +72,8 @@ enum Command {
     Serve(serve::Serve),
     Keys(accounts::KeysCommand),
     Chat(talk::Chat),
+    Export(kept::Export),
+    Import(kept::Import),
     Top(top::Top),
     Ps(system::Ps),
     Kill(system::Kill),
@@ -98,6 +101,8 @@ fn main() -> std::process::ExitCode {
         Command::Serve(command) => command.run(),
         Command::Keys(command) => command.run(),
         Command::Chat(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Import(command) => command.run(),
         Command::Top(command) => command.run(),
         Command::Ps(command) => command.run(),
         Command::Kill(command) => command.run(),

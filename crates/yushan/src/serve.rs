@@ -81,7 +81,7 @@ impl Serve {
         let options = Options { slots: self.slots, most: self.queue, ..Options::default() };
         let world = World {
             disk: Some(disk.clone()),
-            index: Some(sqlite),
+            index: Some(sqlite.clone()),
             price: Price { read: self.price_read, written: self.price_written },
             tools: Vec::new(),
         };
@@ -90,6 +90,7 @@ impl Serve {
         let doors = self.origins.iter().fold(doors, |doors, origin| doors.origin(origin));
         let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
         server.kernel = Some(kernel.clone());
+        server.index = Some(sqlite);
         server.doors = doors;
         self.listen(server, &kernel)
     }

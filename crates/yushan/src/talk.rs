@@ -1,7 +1,7 @@
 //! `chat`: a conversation with a running system.
 //!
 //! The key decision: it is a client like any other and knows the system only through
-//! `/v1/chat/completions`. What the lines do is in `branches.rs`; here they are read, sent and written.
+//! `/v1/chat/completions`, and `/v1/chats`, which keeps what was said. What the lines do is in `branches.rs`; here they are read, sent and written.
 //! A thread waits for the reply, so that Ctrl-C ends it even while nothing comes.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,6 +17,7 @@ use crate::chat::{Lines, say};
 use crate::exit::{self, BadFile, BadUsage};
 use crate::inspect::visible;
 use crate::interrupt::Interrupt;
+use crate::kept;
 use crate::system::Where;
 
 /// Most bytes of a file that goes before a message: about as much as a large context holds.
@@ -34,6 +35,9 @@ pub(crate) struct Chat {
     /// The model [default: the first that the system lists]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// Go on with a conversation that the system keeps: the last one, or that of this ID
+    #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
+    resume: Option<String>,
     #[command(flatten)]
     at: Where,
 }
@@ -55,7 +59,11 @@ impl Chat {
                 None => return Err(BadFile("the system has no model".into()).into()),
             },
         };
-        let mut branches = Branches::new(models, model);
+        let mut branches = Branches::new(models, model, kept::session());
+        if let Some(id) = &self.resume {
+            let kept = kept::find(&self.at, id)?;
+            say(&branches.resume(&kept).map_err(|why| anyhow!("{why}"))?)?;
+        }
         let interrupt = Interrupt::catch()?;
         let mut lines = Lines::open()?;
         while let Some(text) = lines.read()? {
@@ -92,6 +100,11 @@ impl Chat {
                 Ok(said) => say(&said),
                 Err(why) => bail!("{}: {why}", path.display()),
             },
+            Act::History(words) => say(&kept::list(&self.at, words.as_deref())?),
+            Act::Resume(id) => {
+                let kept = kept::find(&self.at, &id)?;
+                say(&branches.resume(&kept).map_err(|why| anyhow!("{why}"))?)
+            }
             Act::Nothing | Act::Leave => Ok(()),
         }
     }
@@ -113,7 +126,10 @@ impl Chat {
                 branches.failed();
                 return say("Stopped before a word came: the message is taken back.");
             }
-            Ok(()) => branches.replied(reply.text, reply.figures),
+            Ok(()) => {
+                branches.replied(reply.text, reply.figures);
+                kept::keep(&self.at, vec![branches.kept()])?;
+            }
             Err(error) => {
                 branches.failed();
                 return Err(error);

@@ -44,7 +44,7 @@ fn help_and_version() {
     let help = works(folder.path(), "--help");
     for command in [
         "run", "inspect", "convert", "quantize", "score", "bench", "pull", "models", "rm", "serve",
-        "chat", "top", "keys", "ps", "kill", "nice", "stop", "cont",
+        "chat", "export", "import", "top", "keys", "ps", "kill", "nice", "stop", "cont",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in {help}");
         assert!(works(folder.path(), &format!("{command} --help")).contains("Usage:"));

@@ -77,8 +77,8 @@ impl System {
     }
 
     /// What `yushan chat` writes when these lines are typed.
-    fn chat(&self, folder: &Path, lines: &[&str]) -> String {
-        let mut command = yushan(folder, "chat --model model");
+    fn chat(&self, folder: &Path, arguments: &str, lines: &[&str]) -> String {
+        let mut command = yushan(folder, &format!("chat --model model {arguments}"));
         command.env("YUSHAN_SERVER", &self.address);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -264,6 +264,7 @@ fn people_talk_to_a_system() {
     std::fs::write(folder.path().join("note.txt"), "a note").unwrap();
     let said = system.chat(
         folder.path(),
+        "",
         &[
             "/system be brief",
             "/attach note.txt",
@@ -337,4 +338,83 @@ fn what_cannot_work_is_said() {
         assert_eq!((code, stdout.as_str()), (Some(expected), ""), "{arguments}: {stderr}");
         assert!(stderr.starts_with("error: ") && stderr.contains(part), "{arguments}: {stderr}");
     }
+}
+
+#[test]
+fn what_was_said_is_kept_exported_and_imported() {
+    let folder = folder();
+    let system = System::start(folder.path(), "-c 256");
+    let run = |arguments: &str| system.command(folder.path(), arguments);
+    let (code, _, stderr) = run("chat --resume");
+    assert!(code == Some(1) && stderr.contains("keeps no conversation yet"), "{stderr}");
+    system.chat(folder.path(), "", &["Where is Alishan?", "/clear", "And Lugu?", "/bye"]);
+    let said = system.chat(folder.path(), "", &["/history", "/search Lugu", "/search Hualien"]);
+    let counts = ["Where is Alishan?", "And Lugu?"].map(|title| said.matches(title).count());
+    assert_eq!(counts, [1, 2], "{said}");
+    assert!(said.trim_end().ends_with("none"), "{said}");
+
+    assert_eq!(run("export --out all.json").0, Some(0));
+    let exported = std::fs::read_to_string(folder.path().join("all.json")).unwrap();
+    let conversations = parsed(&exported)["conversations"].as_array().unwrap().clone();
+    assert_eq!(conversations.len(), 2, "{exported}");
+    let id = conversations[0]["id"].as_str().unwrap();
+    let said = system.chat(folder.path(), &format!("--resume {id}"), &["/branches", "/undo"]);
+    assert!(said.contains("This is branch 1: 2 messages."), "{said}");
+    let said = system.chat(folder.path(), "--resume", &["/branches"]);
+    assert!(said.contains("This is branch 1: "), "{said}");
+
+    // Another system gets equal data back.
+    let elsewhere = self::folder();
+    let other = System::start(elsewhere.path(), "-c 256");
+    let run = |arguments: &str| other.command(folder.path(), arguments);
+    let (code, lines, stderr) = run("import all.json");
+    assert_eq!((code, lines.lines().count()), (Some(0), 2), "{stderr}");
+    assert_eq!(run("export"), (Some(0), exported, "2 conversations\n".into()));
+    let (code, one, _) = run(&format!("export {id}"));
+    assert_eq!((code, &parsed(&one)["conversations"][0]), (Some(0), &conversations[0]));
+    let lines = [
+        json!([{"role": "user", "content": "a line"}]),
+        json!({"messages": [
+        {"role": "user", "content": "another"}, {"role": "assistant", "content": "yes"}]}),
+    ];
+    let [first, second] = &lines;
+    std::fs::write(folder.path().join("lines.jsonl"), format!("{first}\n{second}\n")).unwrap();
+    assert_eq!(run("import lines.jsonl").0, Some(0));
+    // Bad files change nothing, and say where they are bad.
+    for (text, code, part) in [
+        ("{", 3, "no JSON"),
+        (
+            &format!("{first}\n[{{\"role\": \"king\", \"content\": \"a\"}}]"),
+            1,
+            "[1].messages[0].role",
+        ),
+        (&format!("{first}\n{{\"text\": 7}}"), 3, "line 2: no conversation"),
+    ] {
+        std::fs::write(folder.path().join("bad.json"), text).unwrap();
+        let (found, _, stderr) = run("import bad.json");
+        assert_eq!(found, Some(code), "{text}: {stderr}");
+        assert!(stderr.contains("bad.json") && stderr.contains(part), "{text}: {stderr}");
+    }
+    assert_eq!(run("export absent").0, Some(1));
+    let (_, all, _) = run("export");
+    assert_eq!(parsed(&all)["conversations"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn texts_are_embedded_by_a_process() {
+    let folder = folder();
+    let system = System::start(folder.path(), "");
+    let body = json!({"model": "model", "input": ["one text", "another", "one text"]});
+    let (status, reply) = system.ask("/v1/embeddings", Some(body), None);
+    assert_eq!(status, 200, "{reply}");
+    let vector = |at: usize| {
+        let list = reply["data"][at]["embedding"].as_array().unwrap();
+        list.iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(vector(0), vector(2));
+    assert_ne!(vector(0), vector(1));
+    let length: f64 = vector(0).iter().map(|v| v * v).sum();
+    assert!((length - 1.0).abs() < 1e-6, "{length}");
+    let (_, table, _) = system.command(folder.path(), "ps -a");
+    assert_eq!(table.lines().filter(|line| line.contains("one text")).count(), 2, "{table}");
 }

@@ -5,15 +5,15 @@
 //! (`step.rs` runs plans, `seats.rs` gives processes their place in an engine).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Instant;
 
 use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
 
+use super::begin::Beginner;
 use super::clerk::{Clerk, Then};
 use super::places::BUSY_MS;
-use super::{Command, Models, POLL, TICK, World};
+use super::{Command, POLL, TICK, World};
 use crate::core::{Action, Core, Event};
 use crate::job::Job;
 use crate::life::Entry;
@@ -27,7 +27,7 @@ pub(super) struct Runtime {
     pub(super) jobs: BTreeMap<Pid, Job>,
     pub(super) most: usize,
     pub(super) started: Instant,
-    pub(super) models: Arc<Models>,
+    pub(super) beginner: Beginner,
     pub(super) world: World,
     pub(super) clerk: Clerk,
     pub(super) commands: SyncSender<Command>,

@@ -8,6 +8,7 @@
 //! The key decision: this is the only folder of the crate that has threads and a clock, and it decides
 //! nothing: who runs, who waits and who ends is the core's to say.
 
+mod begin;
 mod clerk;
 mod engine;
 mod places;
@@ -23,10 +24,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
-    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Label, Language, ModelInfo,
-    Refusal, Request, Sink, Sources, Tool, ToolResult,
+    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Language, ModelInfo,
+    Refusal, Request, Sink, Tool, ToolResult,
 };
 
+use self::begin::Beginner;
 use self::clerk::Clerk;
 use self::engine::Runtime;
 pub(crate) use self::places::Place;
@@ -35,7 +37,7 @@ use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
 use crate::journal::{self, Mark};
 use crate::life::{Entry, Life, Program};
-use crate::process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent};
+use crate::process::{Exit, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
 use crate::syscall::SystemCall;
 
@@ -129,10 +131,9 @@ type Models = BTreeMap<String, (ModelInfo, Arc<dyn Language>)>;
 /// The running system.
 pub struct Kernel {
     commands: SyncSender<Command>,
-    models: Arc<Models>,
+    beginner: Beginner,
     clerk: Clerk,
     world: World,
-    places: Places,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -155,7 +156,6 @@ impl Kernel {
             .iter()
             .map(|model| (model.info.name.clone(), (model.info.clone(), model.language.clone())))
             .collect();
-        let models = Arc::new(models);
         let rows = loaded.iter().map(|model| model.executor.max_rows()).min().unwrap_or(1);
         let limits = Limits {
             slots: options.slots.clamp(1, rows),
@@ -165,13 +165,20 @@ impl Kernel {
         let (commands, receiver) = mpsc::sync_channel(COMMANDS);
         let engines = loaded.into_iter().map(|model| (model.info.name, model.executor)).collect();
         let clerk = Clerk::start(world.disk.clone(), commands.clone());
+        let beginner = Beginner {
+            commands: commands.clone(),
+            models: Arc::new(models),
+            places: Places::new(options.most),
+            price: world.price,
+            parent: None,
+        };
         let runtime = Runtime {
             core: Core::new(Scheduler::new(options.order, limits)),
             engines,
             jobs: BTreeMap::new(),
             most: options.most,
             started: Instant::now(),
-            models: models.clone(),
+            beginner: beginner.clone(),
             world: world.clone(),
             clerk: clerk.clone(),
             commands: commands.clone(),
@@ -181,8 +188,7 @@ impl Kernel {
             .name("kernel".into())
             .spawn(move || runtime.run(&receiver))
             .expect("a thread for the engine");
-        let places = Places::new(options.most);
-        Kernel { commands, models, clerk, world, places, thread: Mutex::new(Some(thread)) }
+        Kernel { commands, beginner, clerk, world, thread: Mutex::new(Some(thread)) }
     }
 
     /// All processes, those that ended lately too.
@@ -231,7 +237,7 @@ impl Kernel {
                 }
                 continue;
             }
-            if self.model(&life.program.request.model).is_err() {
+            if self.beginner.model(&life.program.request.model).is_err() {
                 // It waits in the journal for a start with its model.
                 from = from.min(told.first);
                 continue;
@@ -294,7 +300,7 @@ impl Kernel {
             program.title = title(&program.request);
         }
         let life = Life::new(Pid(0), program);
-        let (job, spawn) = self.prepared(&life.request(), sink, Some(life))?;
+        let (job, spawn) = self.beginner.prepared(&life.request(), sink, Some(life))?;
         self.ask(|reply| Command::Start(job, spawn, Some(reply))).unwrap_or_else(|| Err(stopped()))
     }
 
@@ -303,40 +309,6 @@ impl Kernel {
         let own = SystemCall::NAMES.into_iter().map(String::from);
         let others = self.world.tools.iter().map(|tool| tool.spec().name.clone());
         own.chain(others).collect::<Vec<_>>().join(", ")
-    }
-
-    /// A process that can begin. Its place is taken before any work is done for it: refusing is cheap,
-    /// and waits for no step.
-    fn prepared(
-        &self,
-        request: &Request,
-        sink: Box<dyn Sink>,
-        life: Option<Life>,
-    ) -> Result<(Box<Job>, Box<Spawn>), Refusal> {
-        let (info, language) = self.model(&request.model)?;
-        let place = self.places.take()?;
-        let fresh = Fresh::new((info, language.as_ref()), request, &[])?;
-        let spawn = match &life {
-            Some(life) => spawn_of(life, self.world.price),
-            None => Spawn {
-                parent: None,
-                title: title(request),
-                model: request.model.clone(),
-                tenant: request.tenant.clone(),
-                class: request.class,
-                weight: request.weight,
-                budget: Budget::default(),
-                price: self.world.price,
-                spent: Spent::default(),
-                label: Label::of(Sources::USER).for_reader(request.tenant.clone()),
-                prompt: 0,
-            },
-        };
-        let spawn = Spawn { prompt: fresh.tokens.len(), ..spawn };
-        let mut job = Job::new(request, sink, life);
-        job.place = Some(place);
-        job.turn_to(fresh);
-        Ok((Box::new(job), Box::new(spawn)))
     }
 
     /// Asks the engine's thread; `None` if it has ended.
@@ -349,10 +321,6 @@ impl Kernel {
     fn send(&self, command: Command) {
         // The thread ends with the kernel alone.
         let _ = self.commands.send(command);
-    }
-
-    fn model(&self, name: &str) -> Result<&(ModelInfo, Arc<dyn Language>), Refusal> {
-        self.models.get(name).ok_or_else(|| Refusal::NoModel(name.into()))
     }
 }
 
@@ -411,7 +379,7 @@ impl Complete for Kernel {
         match &request.durable {
             // Its thread is not held until the engine's next turn.
             None => {
-                let (job, spawn) = self.prepared(&request, sink, None)?;
+                let (job, spawn) = self.beginner.prepared(&request, sink, None)?;
                 self.commands.send(Command::Start(job, spawn, None)).map_err(|_| stopped())
             }
             Some(key) => {
@@ -422,11 +390,11 @@ impl Complete for Kernel {
     }
 
     fn models(&self) -> Vec<ModelInfo> {
-        self.models.values().map(|(info, _)| info.clone()).collect()
+        self.beginner.models.values().map(|(info, _)| info.clone()).collect()
     }
 
     fn language(&self, model: &str) -> Result<Arc<dyn Language>, Refusal> {
-        Ok(self.model(model)?.1.clone())
+        Ok(self.beginner.model(model)?.1.clone())
     }
 }
 

@@ -15,6 +15,7 @@ use yushan_abi::{
     ToolResult,
 };
 
+use super::begin::Beginner;
 use super::clerk::Then;
 use super::engine::{Outcome, Runtime};
 use super::{Command, Says, spawn_of};
@@ -27,6 +28,9 @@ use crate::syscall::{self, SystemCall, failed, said};
 
 /// Tokens of a turn that the journal takes together.
 const NOTED: usize = 64;
+
+/// Letters of each thing that is recalled.
+const RECALLED: usize = 2000;
 
 impl Runtime {
     pub(super) fn life(&self, pid: Pid) -> Option<&Life> {
@@ -108,15 +112,8 @@ impl Runtime {
             Some(_) => Vec::new(),
             None => life.written.clone(),
         };
-        let models = self.models.clone();
-        self.work(move || {
-            let model = models.get(&request.model);
-            let model = model.ok_or_else(|| Refusal::NoModel(request.model.clone()));
-            let fresh = model.and_then(|(info, language)| {
-                Fresh::new((info, language.as_ref()), &request, &written)
-            });
-            Command::Fresh(pid, fresh.map(Box::new))
-        });
+        let beginner = Beginner { parent: Some(pid), ..self.beginner.clone() };
+        self.work(move || Command::Fresh(pid, beginner.fresh(&request, &written).map(Box::new)));
     }
 
     /// Does something that may block, and takes what comes of it as a command.
@@ -367,7 +364,10 @@ impl Runtime {
             let result = match index.search(&owner, &query, limit) {
                 Ok(hits) if hits.is_empty() => said("nothing was found"),
                 Ok(hits) => ToolResult {
-                    text: hits.iter().map(|hit| format!("- {}\n", hit.item.text)).collect(),
+                    text: hits
+                        .iter()
+                        .map(|hit| format!("- {}\n", excerpt(&hit.item.text)))
+                        .collect(),
                     failed: false,
                     label: hits
                         .iter()
@@ -521,4 +521,12 @@ fn share(parent: &Process, tokens: Option<u64>, now_ms: u64) -> Budget {
         wall_ms: left.wall_ms,
     };
     given.least(left)
+}
+
+/// A text as it is recalled: a conversation may be longer than a context.
+fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(RECALLED) {
+        Some((end, _)) => format!("{} […]", &text[..end]),
+        None => text.to_string(),
+    }
 }

@@ -18,8 +18,8 @@ impl Runtime {
         if job.sequence.is_none() {
             let admitted = engine.admit(&job.history)?;
             cached = admitted.cached;
-            if job.scored && cached > 0 {
-                // What came from the cache has no logits.
+            if (job.scored || job.pooled) && cached > 0 {
+                // What came from the cache has no logits and no states.
                 engine.truncate(admitted.sequence, 0)?;
                 cached = 0;
             }

@@ -67,6 +67,7 @@ impl Runtime {
             let tokens = &job.history[job.fed..job.fed + count];
             let last = job.fed + count == job.history.len();
             let logits = match (job.scored && job.fed < job.prompt, last) {
+                _ if job.pooled => Logits::Pooled,
                 (true, _) => Logits::All,
                 (false, true) => Logits::Last,
                 (false, false) => Logits::None,
@@ -75,7 +76,7 @@ impl Runtime {
         }
         let wanted: Vec<Logits> = batch.iter().map(|chunk| chunk.logits).collect();
         let output = engine.step(&batch)?;
-        let (mut turns, mut row) = (Vec::new(), 0);
+        let (mut turns, mut row, mut embedded) = (Vec::new(), 0, Vec::new());
         for (&(pid, count), logits) in rows.iter().zip(wanted) {
             let Some(job) = jobs.get_mut(&pid) else { continue };
             let (from, to) = (job.fed, job.fed + count);
@@ -87,13 +88,19 @@ impl Runtime {
                 _ => {}
             }
             row += match logits {
-                Logits::None => 0,
+                Logits::None | Logits::Pooled => 0,
                 Logits::Last => 1,
                 Logits::All => count,
             };
-            if to == job.history.len() {
+            if to == job.history.len() && job.pooled {
+                embedded.extend(job.sequence.map(|sequence| (pid, sequence)));
+            } else if to == job.history.len() {
                 turns.push((pid, job.turn(output.row(row - 1))));
             }
+        }
+        for (pid, sequence) in embedded {
+            let pooled = engine.pooled(sequence);
+            turns.extend(jobs.get_mut(&pid).map(|job| (pid, job.embed(pooled))));
         }
         Ok(turns)
     }
@@ -114,6 +121,7 @@ impl Runtime {
                 self.tell(Event::Wrote(pid));
                 self.tell(Event::Exit(pid, Exit::Done));
             }
+            Turn::Embedded => self.end(pid, Ok(Finish::End), Vec::new()),
             Turn::Failed(refusal) => self.end(pid, Err(refusal), Vec::new()),
         }
     }

@@ -236,6 +236,12 @@ impl<E: Executor> Executor for Narrow<E> {
         self.largest = self.largest.max(batch.iter().map(|chunk| chunk.tokens.len()).sum());
         self.inner.step(batch)
     }
+    fn pooled(
+        &self,
+        sequence: SequenceId,
+    ) -> std::result::Result<Vec<f32>, yushan_abi::ExecutorError> {
+        self.inner.pooled(sequence)
+    }
     fn truncate(
         &mut self,
         sequence: SequenceId,

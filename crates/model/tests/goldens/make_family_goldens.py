@@ -10,6 +10,7 @@ a user would find it, the shapes of the tensors, and
     logits   {position: logits of every token there}, weights in F32
     greedy   the 128 tokens that follow, weights in F32
     logits_f16, greedy_f16   the same, the weights rounded to F16 first
+    mean, last   the prompt's hidden states after the final norm: their mean, and the last one; F32
 
 Everything is computed in F32 with eager attention and without a cache: every greedy token is the
 last row of a fresh forward pass. Weights are redrawn (`salt`) until the best token leads the second
@@ -132,6 +133,13 @@ def greedy(model, prompt):
     return generated if len(set(generated)) >= DISTINCT else None
 
 
+def pooled(model, prompt):
+    """The two ways to make one vector of a prompt, of a model whose weights are exact."""
+    states = model.model(torch.tensor([prompt]), use_cache=False).last_hidden_state[0]
+    rounded = lambda vector: [float(f"{x:.9g}") for x in vector.tolist()]
+    return dict(mean=rounded(states.mean(0)), last=rounded(states[-1]))
+
+
 def record(family, settings):
     config = {key: value for key, value in {**BASE, **settings}.items() if value is not None or key == "sliding_window" and key in settings}
     config["architectures"] = [MODELS[config["model_type"]].__name__]
@@ -151,7 +159,7 @@ def record(family, settings):
             answer["greedy" + suffix] = tokens
         else:
             print(family, "salt", salt, "distinct", len(set(tokens)), file=sys.stderr, flush=True)
-            return dict(salt=salt, config=config, shapes=shapes, prompt=prompt, **answer)
+            return dict(salt=salt, config=config, shapes=shapes, prompt=prompt, **answer, **pooled(model, prompt))
     raise SystemExit(f"{family}: no draw has clear greedy tokens")
 
 

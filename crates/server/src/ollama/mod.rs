@@ -5,6 +5,7 @@
 //! set, for nothing is dropped silently here.
 
 pub(crate) mod chat;
+pub(crate) mod embed;
 pub(crate) mod generate;
 pub(crate) mod models;
 pub(crate) mod options;

@@ -1,4 +1,4 @@
-//! `/api/version`, `tags`, `ps`, `show`, `embed`, `pull`, `delete`.
+//! `/api/version`, `tags`, `ps`, `show`, `pull`, `delete`.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use crate::body::{Ignored, OPTIONS, json};
 use crate::events::blocking;
 use crate::fault::{Fault, OllamaError};
 use crate::ollama::reply::line;
-use crate::openai::embeddings::ABSENT;
 use crate::openai::with_ignored;
 use crate::{Progress, Server, ids};
 
@@ -187,19 +186,13 @@ pub(crate) async fn show(
     let shown = Shown {
         modelfile: format!("FROM {}\n", info.name),
         parameters: String::new(),
-        capabilities: vec!["completion", "tools"],
+        capabilities: vec!["completion", "tools", "embedding"],
         details: Details::of(&info),
         model_info: Value::Object(about),
         modified_at: ids::rfc3339(info.created),
         template,
     };
     Ok(with_ignored(Json(shown).into_response(), &body.ignored()))
-}
-
-/// Refuses: there are no embeddings yet.
-#[utoipa::path(post, path = "/api/embed", responses((status = 501, body = OllamaError)))]
-pub(crate) async fn embed() -> Fault {
-    Fault::Absent(ABSENT.to_string())
 }
 
 /// How far a download is.

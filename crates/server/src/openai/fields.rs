@@ -118,13 +118,19 @@ pub(crate) enum Texts {
     Several(Vec<String>),
 }
 
+impl Texts {
+    /// As a list.
+    pub(crate) fn list(self) -> Vec<String> {
+        match self {
+            Texts::One(one) => vec![one],
+            Texts::Several(several) => several,
+        }
+    }
+}
+
 /// Stop texts, checked.
 pub(crate) fn stops(field: &str, stop: Option<Texts>) -> Result<Vec<String>, Fault> {
-    let stops = match stop {
-        None => Vec::new(),
-        Some(Texts::One(one)) => vec![one],
-        Some(Texts::Several(several)) => several,
-    };
+    let stops = stop.map_or_else(Vec::new, Texts::list);
     if stops.len() > MOST_STOPS {
         let count = stops.len();
         return Err(Fault::invalid(field, format!("{count} texts; at most {MOST_STOPS}")));

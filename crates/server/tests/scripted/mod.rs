@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yushan_abi::{
-    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Language,
-    Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
+    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Hit, Index, Item,
+    Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
     ToolChoice, Writer,
 };
 use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress};
@@ -44,6 +44,10 @@ impl Complete for Fake {
         match asked.as_str() {
             "be busy" => return Err(Refusal::Busy { after_ms: 1500 }),
             "be too big" => return Err(Refusal::NoMemory("4 GiB are needed".to_string())),
+            "" if request.form == Form::Embedding => {
+                let (field, detail) = ("prompt".to_string(), "no tokens".to_string());
+                return Err(Refusal::Invalid { field, detail });
+            }
             _ if prompt.len() > CONTEXT => {
                 return Err(Refusal::TooLong { limit: CONTEXT, prompt: prompt.len() });
             }
@@ -147,6 +151,18 @@ impl Writing {
                 }
             }
         }
+        if request.form == Form::Embedding {
+            // How often each kind of letter occurs.
+            let mut vector = vec![0.0; 4];
+            prompt.iter().for_each(|&token| vector[token as usize % 4] += 1.0);
+            let length = vector.iter().map(|v: &f32| v * v).sum::<f32>().sqrt();
+            vector.iter_mut().for_each(|v| *v /= length);
+            if self.push(Event::Embedding(vector)) {
+                let counts = self.counts;
+                self.push(Event::Done { finish: Finish::End, counts, calls: Vec::new() });
+            }
+            return;
+        }
         let finish = match calls(request, asked) {
             Some(calls) => return self.calls(calls),
             None => self.words(request, &answer(request, asked)),
@@ -237,7 +253,7 @@ fn answer(request: &Request, asked: &str) -> String {
     match &request.form {
         Form::Json => json!({"answer": asked}).to_string(),
         Form::Schema(schema) => example(schema, schema).to_string(),
-        Form::Text | Form::Grammar(_) | Form::Regex(_) => match request.prompt {
+        Form::Text | Form::Grammar(_) | Form::Regex(_) | Form::Embedding => match request.prompt {
             Prompt::Chat(_) => format!("You said: {asked}"),
             _ => " and so on and on".to_string(),
         },
@@ -390,6 +406,27 @@ impl Disk for Memory {
 
     fn get_bytes(&self, sha256: &str) -> Result<Option<Vec<u8>>, DiskError> {
         Ok(self.bytes.lock().unwrap().get(sha256).cloned())
+    }
+}
+
+/// Finds texts that hold the query as it stands.
+#[derive(Default)]
+pub(crate) struct Found(Mutex<BTreeMap<String, Item>>);
+
+impl Index for Found {
+    fn insert(&self, item: &Item) -> Result<(), DiskError> {
+        self.0.lock().unwrap().insert(item.id.clone(), item.clone());
+        Ok(())
+    }
+
+    fn remove(&self, _: &str, id: &str) -> Result<bool, DiskError> {
+        Ok(self.0.lock().unwrap().remove(id).is_some())
+    }
+
+    fn search(&self, owner: &str, query: &str, limit: usize) -> Result<Vec<Hit>, DiskError> {
+        let items = self.0.lock().unwrap();
+        let fits = items.values().filter(|item| item.owner == owner && item.text.contains(query));
+        Ok(fits.take(limit).map(|item| Hit { item: item.clone(), score: 1.0 }).collect())
     }
 }
 

@@ -77,7 +77,7 @@ impl Face for ChatFace {
                 let context = Some(Window::of(&counts));
                 sse(&ChatChunk { context, ..self.chunk(vec![choice]) }, out);
             }
-            Event::Echo { .. } => {}
+            Event::Echo { .. } | Event::Embedding(_) => {}
             Event::Text { text, logprob } => {
                 if !text.is_empty() || logprob.is_some() {
                     let delta = Delta { content: Some(Some(text)), ..Delta::default() };

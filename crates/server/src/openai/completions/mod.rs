@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::try_join_all;
 
 pub(crate) use reply::Completion;
-pub(crate) use request::CompletionRequest;
+pub(crate) use request::{CompletionRequest, Prompts};
 
 use crate::Server;
 use crate::body::{CONVERSATION, json};

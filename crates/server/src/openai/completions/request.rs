@@ -60,11 +60,23 @@ pub(crate) struct CompletionRequest {
     untagged,
     expecting = "a text, a list of texts, a list of token ids, or a list of lists of token ids"
 )]
-enum Prompts {
+pub(crate) enum Prompts {
     Text(String),
     Texts(Vec<String>),
     Tokens(Vec<u32>),
     Lists(Vec<Vec<u32>>),
+}
+
+impl Prompts {
+    /// As a list.
+    pub(crate) fn list(self) -> Vec<Prompt> {
+        match self {
+            Prompts::Text(text) => vec![Prompt::Text(text)],
+            Prompts::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
+            Prompts::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
+            Prompts::Lists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
+        }
+    }
 }
 
 /// Checked requests.
@@ -137,12 +149,7 @@ impl CompletionRequest {
 }
 
 fn prompts(prompts: Prompts) -> Result<Vec<Prompt>, Fault> {
-    let prompts: Vec<Prompt> = match prompts {
-        Prompts::Text(text) => vec![Prompt::Text(text)],
-        Prompts::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
-        Prompts::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
-        Prompts::Lists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
-    };
+    let prompts = prompts.list();
     match prompts.len() {
         0 => Err(Fault::invalid("prompt", "expected at least one prompt")),
         count if count > MOST_PROMPTS => {

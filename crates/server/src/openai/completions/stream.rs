@@ -62,7 +62,7 @@ impl Face for CompletionFace {
             Event::Echo { text, logprob } | Event::Text { text, logprob } => {
                 self.text(index, text, logprob, out);
             }
-            Event::Call { .. } => {}
+            Event::Call { .. } | Event::Embedding(_) => {}
             Event::Done { finish, counts, .. } => {
                 self.answers[index].0 = counts;
                 let choice = TextChoice {

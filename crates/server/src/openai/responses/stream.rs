@@ -177,7 +177,7 @@ impl Face for ResponseFace {
                 self.whole("response.created", out);
                 self.whole("response.in_progress", out);
             }
-            Event::Echo { .. } => {}
+            Event::Echo { .. } | Event::Embedding(_) => {}
             Event::Text { text, logprob } => {
                 if !text.is_empty() || logprob.is_some() {
                     self.text(text, logprob, out);
