@@ -1,7 +1,6 @@
 //! The running kernel over a scripted engine: bytes are tokens, and what follows depends on all that
 //! stands before, so that any mix-up between processes shows.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -90,63 +89,11 @@ fn answer(prompt: &str, tokens: usize) -> String {
     all[prompt.len()..].iter().map(|&token| char::from(token as u8)).collect()
 }
 
-/// An engine with memory for so many tokens in all.
-struct Narrow<E> {
-    inner: E,
-    room: usize,
-    held: BTreeMap<SequenceId, usize>,
-}
-
-impl<E: Executor> Executor for Narrow<E> {
-    fn vocabulary(&self) -> usize {
-        self.inner.vocabulary()
-    }
-    fn context(&self) -> usize {
-        self.inner.context()
-    }
-    fn max_rows(&self) -> usize {
-        self.inner.max_rows()
-    }
-    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
-        let admitted = self.inner.admit(prompt)?;
-        self.held.insert(admitted.sequence, admitted.cached);
-        Ok(admitted)
-    }
-    fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError> {
-        self.inner.fork(parent)
-    }
-    fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError> {
-        let asked: usize = batch.iter().map(|chunk| chunk.tokens.len()).sum();
-        let held: usize = self.held.values().sum();
-        if held + asked > self.room {
-            let available = self.room.saturating_sub(held);
-            return Err(ExecutorError::OutOfPages { asked, available, total: self.room });
-        }
-        for chunk in batch {
-            *self.held.entry(chunk.sequence).or_default() += chunk.tokens.len();
-        }
-        self.inner.step(batch)
-    }
-    fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
-        self.inner.truncate(sequence, length)
-    }
-    fn length(&self, sequence: SequenceId) -> Result<usize, ExecutorError> {
-        self.inner.length(sequence)
-    }
-    fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError> {
-        self.held.remove(&sequence);
-        self.inner.release(sequence)
-    }
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-}
-
 fn kernel(options: Options, room: usize) -> Kernel {
     let inner = Scripted::new(256, CONTEXT, |tokens: &[TokenId], logits: &mut [f32]| {
         logits[follows(tokens)] = 1.0;
     });
-    let executor = Box::new(Narrow { inner, room, held: BTreeMap::new() });
+    let executor = Box::new(inner.room(room));
     let info = ModelInfo { name: "bytes".into(), context: CONTEXT, ..ModelInfo::default() };
     Kernel::start(vec![Loaded { info, language: Arc::new(Bytes), executor }], options)
 }

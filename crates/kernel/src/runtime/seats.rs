@@ -16,7 +16,7 @@ impl Runtime {
         let Some(engine) = self.engines.get_mut(&job.model) else { return Ok(0) };
         let mut cached = 0;
         if job.sequence.is_none() {
-            let admitted = engine.admit(&job.history)?;
+            let admitted = engine.admit(&job.tenant, &job.history)?;
             cached = admitted.cached;
             if job.scored && cached > 0 {
                 // What came from the cache has no logits.
@@ -24,13 +24,11 @@ impl Runtime {
                 cached = 0;
             }
             (job.sequence, job.fed) = (Some(admitted.sequence), cached);
-            if job.counts.generated == 0 {
+            if !job.started {
                 job.counts.cached = cached;
                 job.begin();
-                if cached > 0 {
-                    job.show_prompt(0, cached, None);
-                }
             }
+            job.show_prompt(0, cached, None);
         }
         let most = if job.scored { SCORED_ROWS } else { usize::MAX };
         let rows = planned.min(job.history.len() - job.fed).min(most);
