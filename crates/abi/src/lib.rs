@@ -15,8 +15,8 @@ pub mod scripted;
 pub mod tool;
 
 pub use complete::{
-    Class, Complete, Counts, Event, Finish, Flow, Form, Logprob, ModelInfo, Nobody, Overflow, Prompt,
-    Refusal, Request, Sampling, Sink, ToolChoice,
+    Class, Complete, Counts, Event, Finish, Flow, Form, Logprob, ModelInfo, Nobody, Overflow,
+    Prompt, Refusal, Request, Sampling, Sink, ToolChoice,
 };
 pub use disk::{Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
 pub use executor::{

@@ -5,13 +5,15 @@
 //! (`step.rs` runs plans, `seats.rs` gives processes their place in an engine).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
 
 use super::clerk::{Clerk, Then};
+use super::seats::Seats;
+use super::swap::Swap;
 use super::{Command, Models, POLL, World};
 use crate::core::{Action, Core, Event};
 use crate::job::Job;
@@ -27,6 +29,9 @@ pub(super) struct Runtime {
     pub(super) core: Core,
     pub(super) engines: BTreeMap<String, Box<dyn Executor>>,
     pub(super) jobs: BTreeMap<Pid, Job>,
+    pub(super) swap: Swap,
+    /// How full the engines are, for whoever asks.
+    pub(super) seats: Arc<Mutex<Seats>>,
     pub(super) most: usize,
     pub(super) started: Instant,
     pub(super) models: Arc<Models>,
@@ -46,6 +51,7 @@ pub(super) struct Outcome {
 impl Runtime {
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         let mut idle = true;
+        self.look_after_seats();
         loop {
             let waiting = self.jobs.values().any(|job| job.blocked);
             let first = match (idle, waiting) {
@@ -70,6 +76,7 @@ impl Runtime {
             self.poll_sinks();
             self.tell(Event::Tick);
             idle = !self.step();
+            self.look_after_seats();
         }
     }
 
@@ -118,6 +125,11 @@ impl Runtime {
             }
             Command::Fresh(pid, fresh) => self.fresh(pid, fresh),
             Command::Answered(pid, result) => self.answer(pid, result),
+            Command::Swapped(answer) => {
+                if let Some(pid) = self.swap.answer(answer) {
+                    self.tell(Event::Blocked(pid, false));
+                }
+            }
             Command::Stop => {}
         }
     }
@@ -197,6 +209,7 @@ impl Runtime {
         calls: Vec<yushan_abi::Call>,
     ) {
         let Some(mut job) = self.jobs.remove(&pid) else { return };
+        self.swap.forget(pid);
         if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model)) {
             let _ = engine.release(sequence);
         }

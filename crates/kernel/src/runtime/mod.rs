@@ -14,6 +14,7 @@ mod programs;
 pub mod replay;
 mod seats;
 mod step;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, SyncSender};
@@ -28,6 +29,9 @@ use yushan_abi::{
 
 use self::clerk::Clerk;
 use self::engine::Runtime;
+pub use self::seats::Seats;
+use self::swap::Swap;
+pub use self::swap::{SwapFile, Swapped};
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
 use crate::journal::{self, Mark};
@@ -43,7 +47,6 @@ const COMMANDS: usize = 4096;
 const POLL: Duration = Duration::from_millis(2);
 
 /// How the kernel runs.
-#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// In which order processes are served.
     pub order: Order,
@@ -53,11 +56,22 @@ pub struct Options {
     pub prefill_beside: usize,
     /// Processes that may be alive; more are refused.
     pub most: usize,
+    /// Bytes of memory for keys and values of processes that have no place in an engine.
+    pub swap_bytes: u64,
+    /// Where they go beyond that; without it they are computed again.
+    pub swap_file: Option<SwapFile>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { order: Order::Fair, slots: 8, prefill_beside: 64, most: 1024 }
+        Options {
+            order: Order::Fair,
+            slots: 8,
+            prefill_beside: 64,
+            most: 1024,
+            swap_bytes: 256 << 20,
+            swap_file: None,
+        }
     }
 }
 
@@ -113,6 +127,8 @@ enum Command {
     Fresh(Pid, Result<Box<Fresh>, Refusal>),
     /// A tool has answered.
     Answered(Pid, ToolResult),
+    /// The swap file has done something.
+    Swapped(swap::Answer),
     Stop,
 }
 
@@ -122,6 +138,7 @@ type Models = BTreeMap<String, (ModelInfo, Arc<dyn Language>)>;
 /// The running system.
 pub struct Kernel {
     commands: SyncSender<Command>,
+    seats: Arc<Mutex<Seats>>,
     models: Arc<Models>,
     clerk: Clerk,
     world: World,
@@ -155,12 +172,15 @@ impl Kernel {
             prefill_beside: options.prefill_beside,
         };
         let (commands, receiver) = mpsc::sync_channel(COMMANDS);
+        let seats = Arc::<Mutex<Seats>>::default();
         let engines = loaded.into_iter().map(|model| (model.info.name, model.executor)).collect();
         let clerk = Clerk::start(world.disk.clone(), commands.clone());
         let runtime = Runtime {
             core: Core::new(Scheduler::new(options.order, limits)),
             engines,
             jobs: BTreeMap::new(),
+            swap: Swap::new(options.swap_bytes, options.swap_file, commands.clone()),
+            seats: seats.clone(),
             most: options.most,
             started: Instant::now(),
             models: models.clone(),
@@ -173,12 +193,17 @@ impl Kernel {
             .name("kernel".into())
             .spawn(move || runtime.run(&receiver))
             .expect("a thread for the engine");
-        Kernel { commands, models, clerk, world, thread: Mutex::new(Some(thread)) }
+        Kernel { commands, seats, models, clerk, world, thread: Mutex::new(Some(thread)) }
     }
 
     /// All processes, those that ended lately too.
     pub fn processes(&self) -> Vec<Process> {
         self.ask(Command::List).unwrap_or_default()
+    }
+
+    /// What the engines hold and what was swapped out, as of the last step; waits for nobody.
+    pub fn seats(&self) -> Seats {
+        *self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a signal to a process; whether there is one that could take it. On return it is durable.

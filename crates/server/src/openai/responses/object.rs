@@ -191,9 +191,8 @@ impl ResponseObject {
         let response = &kept.response;
         let text = |name: &str| response[name].as_str().map(String::from);
         let metadata = response["metadata"].as_object().into_iter().flatten();
-        let metadata = metadata.filter_map(|(key, value)| {
-            Some((key.clone(), value.as_str()?.to_string()))
-        });
+        let metadata =
+            metadata.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string())));
         let named = Named {
             instructions: text("instructions"),
             previous_response_id: text("previous_response_id"),
