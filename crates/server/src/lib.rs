@@ -28,7 +28,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use yushan_abi::{Complete, Disk, ModelInfo, Request, Usage};
+use yushan_abi::{Complete, Disk, ModelInfo, Request};
 
 pub use doors::{Access, Caller, Denial, Doors, Keys};
 pub use fault::Fault;
@@ -74,8 +74,6 @@ pub struct Server {
     pub keys: Arc<dyn Keys>,
     /// The process table, where the kernel runs here.
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
-    /// What the pages of all models hold, for `/metrics`.
-    pub usage: Box<dyn Fn() -> Option<Usage> + Send + Sync>,
     /// Under which names it is called.
     pub doors: Doors,
     /// Until when a body must have come, and a header.
@@ -98,7 +96,6 @@ impl Server {
             library,
             keys,
             kernel: None,
-            usage: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),
             metrics: Arc::default(),
