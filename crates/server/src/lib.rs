@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use yushan_abi::{Complete, Disk, ModelInfo, Request};
+use yushan_kernel::Seats;
 
 pub use doors::{Access, Caller, Denial, Doors, Keys};
 pub use fault::Fault;
@@ -74,6 +75,8 @@ pub struct Server {
     pub keys: Arc<dyn Keys>,
     /// The process table, where the kernel runs here.
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
+    /// What the engines hold and what was swapped out of them, for `/metrics`.
+    pub seats: Box<dyn Fn() -> Option<Seats> + Send + Sync>,
     /// Under which names it is called.
     pub doors: Doors,
     /// Until when a body must have come, and a header.
@@ -96,6 +99,7 @@ impl Server {
             library,
             keys,
             kernel: None,
+            seats: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),
             metrics: Arc::default(),

@@ -97,6 +97,8 @@ impl Serve {
         let doors = self.origins.iter().fold(doors, |doors, origin| doors.origin(origin));
         let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
         server.kernel = Some(kernel.clone());
+        let seats = kernel.clone();
+        server.seats = Box::new(move || Some(seats.seats()));
         server.doors = doors;
         self.listen(server, &kernel)
     }
