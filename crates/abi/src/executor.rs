@@ -133,6 +133,9 @@ pub enum ExecutorError {
     /// A chunk without tokens, a token outside the vocabulary, one sequence twice in a step.
     #[error("bad chunk: {0}")]
     BadChunk(String),
+    /// Bytes that [`Executor::restore`] cannot take: damaged, or of another model or layout.
+    #[error("the saved sequence cannot be restored: {0}; its tokens must be read again")]
+    BadSaved(String),
 }
 
 /// Runs a model over sequences of token ids. Implementations: the CPU engine in `yushan-model`,
@@ -152,10 +155,12 @@ pub trait Executor: Send {
     fn max_rows(&self) -> usize;
 
     /// Opens a sequence for a prompt. Nothing is computed: pages whose prefix is cached are shared,
-    /// and the caller feeds `prompt[cached..]` through [`Executor::step`].
-    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError>;
+    /// and the caller feeds `prompt[cached..]` through [`Executor::step`]. Prefixes are known within a
+    /// tenant alone, so that the time an answer takes tells nobody what others have asked.
+    fn admit(&mut self, tenant: &str, prompt: &[TokenId]) -> Result<Admitted, ExecutorError>;
 
-    /// A second sequence with the same past; pages are shared until one of the two writes.
+    /// A second sequence with the same past, of the same tenant; pages are shared until one of the two
+    /// writes.
     fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError>;
 
     /// Appends the chunks to their sequences and runs the model over them. On an error nothing has
@@ -175,6 +180,13 @@ pub trait Executor: Send {
 
     /// Closes a sequence. Its full pages stay as a cached prefix until memory is needed.
     fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError>;
+
+    /// What a sequence holds, as bytes for [`Executor::restore`]. The sequence stays as it is.
+    fn save(&self, sequence: SequenceId) -> Result<Vec<u8>, ExecutorError>;
+
+    /// Opens a sequence that continues where [`Executor::save`] left it, with the same bits after. Pages
+    /// that the tenant's cache holds are shared. On an error nothing has changed.
+    fn restore(&mut self, tenant: &str, saved: &[u8]) -> Result<SequenceId, ExecutorError>;
 
     /// Memory in use.
     fn usage(&self) -> Usage;

@@ -2,6 +2,8 @@
 //!
 //! It is the fake that schedulers, samplers and generation loops are tested with: no parameters, no
 //! arithmetic, but the same contract, errors included. An embedding is the mean of the rows of logits.
+//! With [`Scripted::room`] its memory is bounded, a
+//! token to a page; there is no cache of prefixes.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +20,13 @@ pub struct Scripted<F> {
     /// Of sequences that were pooled: sums of rows, and how many.
     pools: BTreeMap<SequenceId, (Vec<f32>, usize)>,
     next: u64,
+    /// Tokens that all sequences may hold together.
+    room: usize,
     logits: Vec<f32>,
 }
+
+/// Before the tokens of a saved sequence.
+const SAVED: &[u8; 8] = b"scripted";
 
 impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Scripted<F> {
     /// A fake of the given sizes; `script` fills a row of logits that starts as zeros.
@@ -31,7 +38,26 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Scripted<F> {
             sequences: BTreeMap::new(),
             pools: BTreeMap::new(),
             next: 0,
+            room: usize::MAX,
             logits: Vec::new(),
+        }
+    }
+
+    /// Bounds the tokens that all sequences may hold together.
+    #[must_use]
+    pub fn room(self, tokens: usize) -> Self {
+        Self { room: tokens, ..self }
+    }
+
+    fn held(&self) -> usize {
+        self.sequences.values().map(Vec::len).sum()
+    }
+
+    fn check_room(&self, asked: usize) -> Result<(), ExecutorError> {
+        let available = self.room.saturating_sub(self.held());
+        match asked <= available {
+            true => Ok(()),
+            false => Err(ExecutorError::OutOfPages { asked, available, total: self.room }),
         }
     }
 
@@ -60,7 +86,7 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
         self.context
     }
 
-    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
+    fn admit(&mut self, _tenant: &str, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
         if prompt.len() > self.context {
             return Err(ExecutorError::ContextFull { asked: prompt.len(), limit: self.context });
         }
@@ -94,6 +120,7 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
                 )));
             }
         }
+        self.check_room(batch.iter().map(|chunk| chunk.tokens.len()).sum())?;
         self.logits.clear();
         for chunk in batch {
             let Some(tokens) = self.sequences.get_mut(&chunk.sequence) else { continue };
@@ -154,7 +181,34 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
         Ok(())
     }
 
+    fn save(&self, sequence: SequenceId) -> Result<Vec<u8>, ExecutorError> {
+        let tokens = self.tokens(sequence)?.iter().flat_map(|token| token.to_le_bytes());
+        Ok(SAVED.iter().copied().chain(tokens).collect())
+    }
+
+    fn restore(&mut self, _tenant: &str, saved: &[u8]) -> Result<SequenceId, ExecutorError> {
+        let bad = |what: &str| ExecutorError::BadSaved(what.into());
+        let rest = saved.strip_prefix(SAVED).ok_or_else(|| bad("another beginning"))?;
+        let (tokens, cut) = rest.as_chunks::<4>();
+        let tokens: Vec<TokenId> =
+            tokens.iter().map(|token| TokenId::from_le_bytes(*token)).collect();
+        if !cut.is_empty() || tokens.iter().any(|&token| token as usize >= self.vocabulary) {
+            return Err(bad("tokens that are none"));
+        }
+        if tokens.len() > self.context {
+            return Err(ExecutorError::ContextFull { asked: tokens.len(), limit: self.context });
+        }
+        self.check_room(tokens.len())?;
+        Ok(self.open(tokens))
+    }
+
     fn usage(&self) -> Usage {
-        Usage { sequences: self.sequences.len(), ..Usage::default() }
+        Usage {
+            sequences: self.sequences.len(),
+            pages_live: self.held(),
+            pages_total: self.room,
+            page_tokens: 1,
+            ..Usage::default()
+        }
     }
 }

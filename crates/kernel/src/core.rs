@@ -120,6 +120,19 @@ impl Core {
         Pid(self.next)
     }
 
+    /// Of these, the one that runs last: whoever is stopped, then whoever waits for something, then the
+    /// last in line.
+    pub fn served_last(&self, pids: &[Pid]) -> Option<Pid> {
+        let place = |pid: &Pid| {
+            let process = self.processes.get(pid);
+            let held = process.is_some_and(|process| process.stopped);
+            let place = self.scheduler.place_of(*pid, self.now_ms);
+            let class = process.map(|process| process.spawn.class);
+            (held, place.is_none(), place, class, *pid)
+        };
+        pids.iter().copied().max_by_key(place)
+    }
+
     /// The rows of the next step: whose tokens, and how many.
     pub fn plan(&mut self, now_ms: u64) -> Plan {
         self.now_ms = now_ms;
@@ -145,12 +158,16 @@ impl Core {
         match event {
             Event::Spawn(spawn) => self.spawn(self.next_pid(), *spawn),
             Event::Resumed(pid, spawn) => self.spawn(pid, *spawn),
-            Event::Admitted { pid, cached, planned, run } => self.with(pid, |process| {
-                let unread = process.pending + planned;
-                process.pending = unread.saturating_sub(cached + run);
-                process.spent = process.spent.saturating_sub(planned.saturating_sub(run) as u64);
-                process.counts.cached += cached;
-            }),
+            Event::Admitted { pid, cached, planned, run } => {
+                let left = planned.saturating_sub(run);
+                self.scheduler.refund(pid, left);
+                self.with(pid, |process| {
+                    let unread = process.pending + planned;
+                    process.pending = unread.saturating_sub(cached + run);
+                    process.spent = process.spent.saturating_sub(left as u64);
+                    process.counts.cached += cached;
+                });
+            }
             Event::Exit(pid, exit) => self.exit(pid, exit, &mut out),
             Event::Signal(pid, Signal::Kill) => self.exit(pid, Exit::Killed, &mut out),
             Event::Signal(pid, signal) => {

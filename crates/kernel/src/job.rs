@@ -18,6 +18,8 @@ use crate::summary::Asks;
 /// A process as the engine's thread holds it.
 pub(crate) struct Job {
     pub(crate) model: String,
+    /// Whose prefixes it shares.
+    pub(crate) tenant: String,
     /// Tokens of the prompt.
     pub(crate) prompt: usize,
     /// The prompt and what was written.
@@ -37,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) pooled: bool,
     /// Calls that have begun.
     pub(crate) calls: usize,
+    /// Tokens of the prompt that were echoed.
+    pub(crate) echoed: usize,
     pub(crate) blocked: bool,
     /// Whether its reader was told that it began.
     pub(crate) started: bool,
@@ -99,6 +103,7 @@ impl Job {
     pub(crate) fn new(request: &Request, sink: Box<dyn Sink>, life: Option<Life>) -> Job {
         Job {
             model: request.model.clone(),
+            tenant: request.tenant.clone(),
             prompt: 0,
             history: Vec::new(),
             fed: 0,
@@ -111,6 +116,7 @@ impl Job {
             scored: request.echo && request.logprobs.is_some(),
             pooled: request.form == Form::Embedding,
             calls: 0,
+            echoed: 0,
             blocked: false,
             started: false,
             said: String::new(),
@@ -163,27 +169,30 @@ impl Job {
         flow
     }
 
-    /// Shows the prompt's tokens `from..to`, with their probabilities where there are logits.
+    /// Shows the prompt's tokens `from..to`, with their probabilities where there are logits, but none a
+    /// second time: a process that lost its place reads its prompt again.
     pub(crate) fn show_prompt(
         &mut self,
         from: usize,
         to: usize,
         logits: Option<&dyn Fn(usize) -> Vec<f32>>,
     ) {
-        let Some(mut writer) = self.writer.take_if(|_| self.echo) else { return };
-        if from == 0 {
+        let unheard = self.echo && to > self.echoed;
+        let Some(mut writer) = self.writer.take_if(|_| unheard) else { return };
+        if self.echoed == 0 {
             let (text, first) = (writer.echo(self.history[0]), self.history[0]);
             let logprob = self.scored.then(|| first_logprob(first, &text));
             self.show(Shown::Echo { text, logprob });
         }
         // The logits at a position are about the token after it.
-        for at in from..to.min(self.prompt - 1) {
+        for at in from.max(self.echoed)..to.min(self.prompt - 1) {
             let token = self.history[at + 1];
             let text = writer.echo(token);
             let logprob = logits.and_then(|logits| writer.score(&logits(at - from), token));
             self.show(Shown::Echo { text, logprob });
         }
         self.writer = Some(writer);
+        self.echoed = to;
     }
 
     /// Chooses a token and shows it.

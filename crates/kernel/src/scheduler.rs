@@ -140,6 +140,20 @@ impl Scheduler {
         self.jobs.remove(&pid);
     }
 
+    /// Rows that were planned for a job were not run: they cost nothing.
+    pub fn refund(&mut self, pid: Pid, rows: usize) {
+        if let Some(job) = self.jobs.get_mut(&pid) {
+            let cost = rows as u64 * TOKEN / job.share();
+            job.virtual_time = job.virtual_time.saturating_sub(cost);
+            job.turn = job.turn.saturating_sub(rows as u64);
+        }
+    }
+
+    /// Where a job stands in line, if it does: smaller comes first.
+    pub fn place_of(&self, pid: Pid, now_ms: u64) -> Option<(u64, u64, u64)> {
+        self.jobs.get(&pid).map(|job| self.place(job, now_ms))
+    }
+
     /// Class and weight of a job, changed.
     pub fn renice(&mut self, pid: Pid, class: Class, weight: u32) {
         if let Some(job) = self.jobs.get_mut(&pid) {

@@ -1,13 +1,14 @@
 //! The running kernel over a scripted engine: bytes are tokens, and what follows depends on all that
 //! stands before, so that any mix-up between processes shows.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use yushan_abi::scripted::Scripted;
 use yushan_abi::*;
-use yushan_kernel::{Exit, Kernel, Loaded, Options, Pid, Signal, State};
+use yushan_kernel::{
+    Core, Exit, Kernel, Loaded, Options, Order, Pid, Process, Signal, State, SwapFile, Swapped,
+};
 
 const CONTEXT: usize = 64;
 
@@ -90,61 +91,6 @@ fn answer(prompt: &str, tokens: usize) -> String {
     all[prompt.len()..].iter().map(|&token| char::from(token as u8)).collect()
 }
 
-/// An engine with memory for so many tokens in all.
-struct Narrow<E> {
-    inner: E,
-    room: usize,
-    held: BTreeMap<SequenceId, usize>,
-}
-
-impl<E: Executor> Executor for Narrow<E> {
-    fn vocabulary(&self) -> usize {
-        self.inner.vocabulary()
-    }
-    fn context(&self) -> usize {
-        self.inner.context()
-    }
-    fn max_rows(&self) -> usize {
-        self.inner.max_rows()
-    }
-    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
-        let admitted = self.inner.admit(prompt)?;
-        self.held.insert(admitted.sequence, admitted.cached);
-        Ok(admitted)
-    }
-    fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError> {
-        self.inner.fork(parent)
-    }
-    fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError> {
-        let asked: usize = batch.iter().map(|chunk| chunk.tokens.len()).sum();
-        let held: usize = self.held.values().sum();
-        if held + asked > self.room {
-            let available = self.room.saturating_sub(held);
-            return Err(ExecutorError::OutOfPages { asked, available, total: self.room });
-        }
-        for chunk in batch {
-            *self.held.entry(chunk.sequence).or_default() += chunk.tokens.len();
-        }
-        self.inner.step(batch)
-    }
-    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError> {
-        self.inner.pooled(sequence)
-    }
-    fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
-        self.inner.truncate(sequence, length)
-    }
-    fn length(&self, sequence: SequenceId) -> Result<usize, ExecutorError> {
-        self.inner.length(sequence)
-    }
-    fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError> {
-        self.held.remove(&sequence);
-        self.inner.release(sequence)
-    }
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
-}
-
 fn kernel(options: Options, room: usize) -> Kernel {
     kernel_of(options, room, CONTEXT)
 }
@@ -153,7 +99,7 @@ fn kernel_of(options: Options, room: usize, context: usize) -> Kernel {
     let inner = Scripted::new(256, context, |tokens: &[TokenId], logits: &mut [f32]| {
         logits[follows(tokens)] = 1.0;
     });
-    let executor = Box::new(Narrow { inner, room, held: BTreeMap::new() });
+    let executor = Box::new(inner.room(room));
     let info = ModelInfo { name: "bytes".into(), context, ..ModelInfo::default() };
     Kernel::start(vec![Loaded { info, language: Arc::new(Bytes), executor }], options)
 }
@@ -222,7 +168,10 @@ fn many_at_once_get_what_each_would_alone_in_any_order_and_with_little_memory() 
     for (order, room) in
         [(Fair, 4096), (Fifo, 4096), (RoundRobin, 4096), (Fair, 200), (RoundRobin, 130)]
     {
-        let kernel = kernel(Options { order, slots: 5, prefill_beside: 3, most: 100 }, room);
+        let kernel = kernel(
+            Options { order, slots: 5, prefill_beside: 3, most: 100, ..Options::default() },
+            room,
+        );
         let prompts: Vec<String> = (0..40).map(|i| format!("tale {i} of {}", i * 7 % 5)).collect();
         let running: Vec<_> = prompts
             .iter()
@@ -440,4 +389,122 @@ fn the_oldest_turns_are_summed_up_by_the_model() {
     }
     assert_eq!(ended(start(&kernel, ask([1, 9, 9, 9]))).1, Finish::Length);
     assert_eq!(kernel.processes().len(), 5, "what fits is not summed up");
+}
+
+/// A file for swapping.
+fn file(path: &str) -> Option<SwapFile> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).ok()?;
+    Some(SwapFile { file, bytes: 1 << 20 })
+}
+
+fn fresh_file() -> Option<SwapFile> {
+    Some(SwapFile { file: tempfile::tempfile().expect("a temporary file"), bytes: 1 << 20 })
+}
+
+/// Runs many processes in memory for a few; what was swapped.
+fn crowd(order: Order, swap_bytes: u64, swap_file: Option<SwapFile>) -> Swapped {
+    let options = Options { order, slots: 5, prefill_beside: 3, ..Options::default() };
+    let kernel = kernel(Options { swap_bytes, swap_file, ..options }, 130);
+    let prompts: Vec<String> = (0..40).map(|i| format!("tale {i} of {}", i * 7 % 5)).collect();
+    let running: Vec<_> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| {
+            let class = [Class::Interactive, Class::Agent, Class::Batch][i % 3];
+            let echo = i % 4 == 0;
+            start(&kernel, Request { class, echo, ..request(prompt, 20 + prompt.len()) })
+        })
+        .collect();
+    for ((i, prompt), events) in prompts.iter().enumerate().zip(running) {
+        let (mut begun, mut echoed, mut text) = (0, String::new(), String::new());
+        for event in events {
+            match event {
+                Event::Started(_) => begun += 1,
+                Event::Echo { text, .. } => echoed += &text,
+                Event::Text { text: more, .. } => text += &more,
+                Event::Done { finish, .. } => assert_eq!(finish, Finish::Length),
+                other => panic!("{prompt}: {other:?}"),
+            }
+        }
+        assert_eq!(text, answer(prompt, 20 + prompt.len()), "{order:?} {prompt}");
+        assert_eq!((begun, echoed.as_str()), (1, if i % 4 == 0 { prompt } else { "" }));
+    }
+    // What came back, or was read a second time, is not charged.
+    for process in kernel.processes() {
+        let Process { spent, counts, pid, .. } = process;
+        assert_eq!(spent as usize, counts.prompt + counts.generated - 1, "{order:?} {pid}");
+    }
+    // The last part of the file is free when the thread has answered.
+    loop {
+        let swapped = kernel.seats().swapped;
+        if (swapped.memory_bytes, swapped.file_bytes) == (0, 0) {
+            return swapped;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn in_memory_for_a_few_many_get_what_each_would_alone_wherever_they_are_swapped_to() {
+    // How many lose their place depends on how fast they come; that some do does not.
+    let mut back = [0; 3];
+    for order in [Order::Fair, Order::RoundRobin, Order::Fifo] {
+        let memory = crowd(order, 1 << 20, None);
+        assert_eq!((memory.out, memory.dropped), (memory.back, 0), "{memory:?}");
+        let both = crowd(order, 300, fresh_file());
+        let disk = crowd(order, 0, fresh_file());
+        let nowhere = crowd(order, 0, None);
+        assert_eq!((nowhere.back, nowhere.dropped), (0, nowhere.out), "{nowhere:?}");
+        [memory, both, disk].iter().zip(&mut back).for_each(|(of, sum)| *sum += of.back);
+    }
+    assert!(back.iter().all(|&back| back > 0), "{back:?}");
+}
+
+#[test]
+fn a_disk_that_is_full_or_forgets_costs_time_alone() {
+    // One refuses every byte, one reads back other bytes than were written, one ends early.
+    for path in ["/dev/full", "/dev/zero", "/dev/null"] {
+        let Some(file) = file(path) else {
+            println!("skipped: there is no {path} here");
+            continue;
+        };
+        let swapped = crowd(Order::Fair, 0, Some(file));
+        assert!(swapped.out > 0, "{path}: {swapped:?}");
+    }
+    let small = SwapFile { bytes: 100, ..fresh_file().expect("a file") };
+    assert!(crowd(Order::Fair, 0, Some(small)).dropped > 0);
+}
+
+#[test]
+fn whoever_runs_last_loses_its_place_first() {
+    let limits = yushan_kernel::Limits { slots: 4, rows: 64, prefill_beside: 16 };
+    let mut core = Core::new(yushan_kernel::Scheduler::new(Order::Fair, limits));
+    let class = [Class::Interactive, Class::Batch, Class::Agent, Class::Interactive, Class::Agent];
+    for class in class {
+        let spawn = yushan_kernel::Spawn {
+            parent: None,
+            title: String::new(),
+            model: String::new(),
+            tenant: String::new(),
+            class,
+            weight: 1,
+            budget: yushan_kernel::Budget::default(),
+            price: yushan_kernel::Price::default(),
+            spent: yushan_kernel::Spent::default(),
+            label: Label::default(),
+            prompt: 8,
+        };
+        core.apply(0, yushan_kernel::Event::Spawn(Box::new(spawn)));
+    }
+    core.plan(0);
+    core.apply(1, yushan_kernel::Event::Signal(Pid(4), Signal::Stop));
+    core.apply(1, yushan_kernel::Event::Blocked(Pid(3), true));
+    let mut left: Vec<Pid> = (1..=5).map(Pid).collect();
+    let mut order = Vec::new();
+    while let Some(pid) = core.served_last(&left) {
+        left.retain(|other| *other != pid);
+        order.push(pid.0);
+    }
+    // Stopped, blocked, waiting for a slot; those that have just begun go on.
+    assert_eq!(order, [4, 3, 5, 2, 1]);
 }

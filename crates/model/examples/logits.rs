@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens: Vec<TokenId> = serde_json::from_slice(&std::fs::read(ids)?)?;
     let file = ModelFile::open(Path::new(model))?;
     let mut engine = Engine::load(&file, &Options::for_file(&file))?;
-    let sequence = engine.admit(&tokens)?.sequence;
+    let sequence = engine.admit("", &tokens)?.sequence;
     let output = engine.step(&[Chunk { sequence, tokens: &tokens, logits: Logits::All }])?;
     let rows = (0..output.rows()).flat_map(|row| output.row(row));
     std::fs::write(out, rows.flat_map(|logit| logit.to_le_bytes()).collect::<Vec<u8>>())?;

@@ -17,6 +17,7 @@ use yushan_tensor::{Matrix, Pool};
 use crate::cache::{Cache, Sequence};
 use crate::llama::{Llama, Rows, State, heads};
 use crate::pooling::{Pooled, Pooling};
+use crate::snapshot::{self, Form, Saved};
 use crate::{Config, Error, ModelFile, Result};
 
 /// Tokens in a KV page.
@@ -219,55 +220,13 @@ impl Engine {
         self.cache.clear_idle();
     }
 
-    /// The tokens of a sequence and its pages.
-    pub(crate) fn contents(&self, id: SequenceId) -> Result<(&[TokenId], &[u32])> {
-        let sequence = self.sequence(id)?;
-        Ok((&sequence.tokens, &sequence.table))
-    }
-
-    /// Opens a sequence with fresh pages for all of `tokens`; what they hold is filled in next.
-    pub(crate) fn reserve(&mut self, tokens: &[TokenId]) -> Result<SequenceId> {
-        let id = self.admit(&[])?.sequence;
-        let checked = self.check(&[Chunk { sequence: id, tokens, logits: Logits::None }]);
-        match checked {
-            // A snapshot is no step: it may have more rows.
-            Ok(()) | Err(ExecutorError::TooManyRows { .. }) => {}
-            Err(error) => {
-                self.discard(id);
-                return Err(error.into());
-            }
+    /// What saved sequences must have in common with this engine.
+    fn form(&self) -> Form {
+        Form {
+            fingerprint: self.llama.fingerprint,
+            page_tokens: PAGE_TOKENS,
+            page_bytes: self.slab.page_stride(),
         }
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            self.cache.grow(sequence, tokens);
-        }
-        Ok(id)
-    }
-
-    /// Closes a sequence whose pages were never filled: nothing of it may be shared.
-    pub(crate) fn discard(&mut self, id: SequenceId) {
-        if let Some(mut sequence) = self.sequences.remove(&id) {
-            self.cache.truncate(&mut sequence, 0);
-        }
-    }
-
-    /// Lets others share the full pages of a sequence.
-    pub(crate) fn publish(&mut self, id: SequenceId) {
-        if let Some(sequence) = self.sequences.get_mut(&id) {
-            self.cache.seal(sequence);
-        }
-    }
-
-    pub(crate) fn page(&self, page: u32) -> &[u8] {
-        self.slab.page(page)
-    }
-
-    pub(crate) fn page_mut(&mut self, page: u32) -> &mut [u8] {
-        self.slab.page_mut(page)
-    }
-
-    /// Tells one model from another.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        self.llama.fingerprint
     }
 
     fn sequence(&self, id: SequenceId) -> std::result::Result<&Sequence, ExecutorError> {
@@ -328,12 +287,16 @@ impl Executor for Engine {
         self.rows
     }
 
-    fn admit(&mut self, prompt: &[TokenId]) -> std::result::Result<Admitted, ExecutorError> {
+    fn admit(
+        &mut self,
+        tenant: &str,
+        prompt: &[TokenId],
+    ) -> std::result::Result<Admitted, ExecutorError> {
         if prompt.len() > self.context {
             let (asked, limit) = (prompt.len(), self.context);
             return Err(ExecutorError::ContextFull { asked, limit });
         }
-        let sequence = self.cache.admit(prompt, self.context);
+        let sequence = self.cache.admit(tenant, prompt, self.context);
         let cached = sequence.tokens.len();
         Ok(Admitted { sequence: self.open(sequence), cached })
     }
@@ -409,6 +372,38 @@ impl Executor for Engine {
         let known = self.sequences.remove(&sequence);
         self.cache.close(known.ok_or(ExecutorError::UnknownSequence(sequence))?);
         Ok(())
+    }
+
+    fn save(&self, sequence: SequenceId) -> std::result::Result<Vec<u8>, ExecutorError> {
+        let Sequence { tokens, table, .. } = self.sequence(sequence)?;
+        let pages = table.iter().map(|&page| self.slab.page(page));
+        Ok(snapshot::write(self.form(), tokens, pages))
+    }
+
+    fn restore(
+        &mut self,
+        tenant: &str,
+        saved: &[u8],
+    ) -> std::result::Result<SequenceId, ExecutorError> {
+        let vocabulary = self.llama.config.vocabulary;
+        let saved = Saved::read(self.form(), saved, self.context, vocabulary)?;
+        let mut sequence = self.cache.admit(tenant, &saved.tokens, self.context);
+        // What stands on whole pages is shared, the rest is filled in.
+        let whole = sequence.tokens.len() / PAGE_TOKENS;
+        self.cache.truncate(&mut sequence, whole * PAGE_TOKENS);
+        let rest = &saved.tokens[whole * PAGE_TOKENS..];
+        let (asked, available) = (self.cache.needed(&sequence, rest.len()), self.cache.available());
+        if asked > available {
+            self.cache.discard(sequence);
+            let total = self.cache.capacity();
+            return Err(ExecutorError::OutOfPages { asked, available, total });
+        }
+        self.cache.grow(&mut sequence, rest);
+        for (at, &page) in sequence.table.iter().enumerate().skip(whole) {
+            self.slab.page_mut(page).copy_from_slice(saved.page(at));
+        }
+        self.cache.seal(&mut sequence);
+        Ok(self.open(sequence))
     }
 
     fn usage(&self) -> Usage {

@@ -169,7 +169,7 @@ pub fn generate(
     }
     let mut drafter = Drafter::new(request.speculation, draft, executor.vocabulary())?;
     let mut answer = Answer::new(executor, tokenizer, request)?;
-    let admitted = executor.admit(prompt)?;
+    let admitted = executor.admit("", prompt)?;
     answer.counts.cached = admitted.cached;
     let sequence = admitted.sequence;
     let mut run = Run { executor, sequence, length: admitted.cached, first_logits: None };

@@ -31,7 +31,7 @@ mod rope;
 mod safetensors;
 pub mod sampler;
 pub mod score;
-pub mod snapshot;
+mod snapshot;
 pub mod speculate;
 mod stops;
 pub mod tokenizer;

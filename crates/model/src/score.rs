@@ -106,7 +106,7 @@ fn score_window(
     each: &mut dyn FnMut(&[f32], TokenId),
 ) -> Result<()> {
     let half = window.len() / 2;
-    let admitted = executor.admit(window)?;
+    let admitted = executor.admit("", window)?;
     let sequence = admitted.sequence;
     let rows = executor.max_rows().max(1);
     let scored = scored_rows(executor);

@@ -1,4 +1,4 @@
-//! A sequence on disk: its tokens and the pages with their keys and values.
+//! A sequence as bytes: its tokens and the pages with their keys and values.
 //!
 //! The key decision: pages are written as they stand in memory, under a header that names the model,
 //! the layout and a checksum of everything; whatever differs is refused, since keys of another model
@@ -8,14 +8,8 @@
 //! |---|---|---|---|
 //! | magic, version, model, page tokens, page bytes, tokens | u32 each | bytes | FNV-1a of all before |
 
-use std::io::{Read, Write};
+use yushan_abi::{ExecutorError, TokenId};
 
-use yushan_abi::{Executor, SequenceId, TokenId};
-
-use crate::engine::Engine;
-use crate::{Error, Result};
-
-const FORMAT: &str = "KV snapshot";
 const MAGIC: u64 = u64::from_le_bytes(*b"yushanKV");
 const VERSION: u64 = 1;
 
@@ -41,104 +35,104 @@ impl Checksum {
     }
 }
 
-impl Engine {
-    /// Writes what a sequence holds, so that [`Engine::restore`] brings it back without computing.
-    pub fn save(&self, sequence: SequenceId, to: &mut dyn Write) -> Result<()> {
-        let (tokens, table) = self.contents(sequence)?;
-        let mut checksum = Checksum::new();
-        let mut put = |bytes: &[u8]| -> Result<()> {
-            checksum.add(bytes);
-            to.write_all(bytes).map_err(|error| Error::io(FORMAT, error))
-        };
-        for number in self.header(tokens.len()) {
-            put(&number.to_le_bytes())?;
-        }
-        let ids: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-        put(&ids)?;
-        for &page in table {
-            put(self.page(page))?;
-        }
-        let sum = checksum.value();
-        to.write_all(&sum.to_le_bytes()).map_err(|error| Error::io(FORMAT, error))
-    }
-
-    /// Opens a sequence from what [`Engine::save`] wrote. On an error nothing has changed.
-    pub fn restore(&mut self, from: &mut dyn Read) -> Result<SequenceId> {
-        let mut reader = Reader { from, checksum: Checksum::new() };
-        let mut found = [0; 6];
-        for (number, name) in found.iter_mut().zip(NAMES) {
-            *number = reader.number(name)?;
-        }
-        let length = found[5];
-        let limit = Executor::context(self);
-        if length == 0 || length > limit as u64 {
-            let detail = format!("{length}; expected 1 to {limit}, the context of this engine");
-            return Err(Error::format(FORMAT, "tokens", detail));
-        }
-        for ((found, expected), name) in
-            found.into_iter().zip(self.header(length as usize)).zip(NAMES)
-        {
-            if found != expected {
-                let detail = format!("{found:#x}; this model and engine need {expected:#x}");
-                return Err(Error::format(FORMAT, name, detail));
-            }
-        }
-        let mut ids = vec![0; length as usize * 4];
-        reader.bytes("tokens", &mut ids)?;
-        let tokens: Vec<TokenId> =
-            ids.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
-        let sequence = self.reserve(&tokens)?;
-        match self.fill(sequence, &mut reader) {
-            Ok(()) => Ok(sequence),
-            Err(error) => {
-                self.discard(sequence);
-                Err(error)
-            }
-        }
-    }
-
-    /// Reads the pages of a fresh sequence, then the checksum.
-    fn fill(&mut self, sequence: SequenceId, reader: &mut Reader<'_>) -> Result<()> {
-        let table = self.contents(sequence)?.1.to_vec();
-        for page in table {
-            reader.bytes("pages", self.page_mut(page))?;
-        }
-        let expected = reader.checksum.value();
-        let found = reader.number("checksum")?;
-        if found != expected {
-            let detail = format!("{found:#x}, but the contents give {expected:#x}: it is damaged");
-            return Err(Error::format(FORMAT, "checksum", detail));
-        }
-        self.publish(sequence);
-        Ok(())
-    }
-
-    fn header(&self, tokens: usize) -> [u64; 6] {
-        let usage = Executor::usage(self);
-        let (page_tokens, page_bytes) = (usage.page_tokens as u64, usage.page_bytes as u64);
-        [MAGIC, VERSION, self.fingerprint(), page_tokens, page_bytes, tokens as u64]
-    }
-}
-
 const NAMES: [&str; 6] = ["magic", "version", "model", "page tokens", "page bytes", "tokens"];
 
-struct Reader<'a> {
-    from: &'a mut dyn Read,
-    checksum: Checksum,
+/// The model and the layout of pages: what two engines must have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    /// Tells one model from another.
+    pub(crate) fingerprint: u64,
+    pub(crate) page_tokens: usize,
+    pub(crate) page_bytes: usize,
 }
 
-impl Reader<'_> {
-    fn bytes(&mut self, field: &str, into: &mut [u8]) -> Result<()> {
-        self.from
-            .read_exact(into)
-            .map_err(|error| Error::format(FORMAT, field, format!("cannot be read: {error}")))?;
-        self.checksum.add(into);
-        Ok(())
+impl Form {
+    fn header(self, tokens: usize) -> [u64; NAMES.len()] {
+        let numbers = [self.page_tokens, self.page_bytes, tokens].map(|number| number as u64);
+        [MAGIC, VERSION, self.fingerprint, numbers[0], numbers[1], numbers[2]]
     }
 
-    fn number(&mut self, field: &str) -> Result<u64> {
-        let mut word = [0; 8];
-        self.bytes(field, &mut word)?;
-        Ok(u64::from_le_bytes(word))
+    /// Bytes of a sequence without its checksum.
+    fn bytes(self, tokens: usize) -> Option<usize> {
+        let pages = tokens.div_ceil(self.page_tokens).checked_mul(self.page_bytes)?;
+        tokens.checked_mul(4)?.checked_add(pages)?.checked_add(8 * NAMES.len())
+    }
+}
+
+/// A sequence as bytes.
+pub(crate) fn write<'a>(
+    form: Form,
+    tokens: &[TokenId],
+    pages: impl Iterator<Item = &'a [u8]>,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(form.bytes(tokens.len()).unwrap_or(0) + 8);
+    form.header(tokens.len()).iter().for_each(|number| out.extend(number.to_le_bytes()));
+    tokens.iter().for_each(|token| out.extend(token.to_le_bytes()));
+    let mut checksum = Checksum::new();
+    checksum.add(&out);
+    for page in pages {
+        // While it is in the processor's cache.
+        checksum.add(page);
+        out.extend_from_slice(page);
+    }
+    out.extend(checksum.value().to_le_bytes());
+    out
+}
+
+/// What [`write`] wrote, checked.
+pub(crate) struct Saved<'a> {
+    pub(crate) tokens: Vec<TokenId>,
+    pages: &'a [u8],
+    page_bytes: usize,
+}
+
+impl<'a> Saved<'a> {
+    /// Reads the bytes of a sequence of at most `context` tokens of a vocabulary. Nothing is taken from
+    /// what does not fit the model and the layout, or is damaged.
+    pub(crate) fn read(
+        form: Form,
+        bytes: &'a [u8],
+        context: usize,
+        vocabulary: usize,
+    ) -> Result<Saved<'a>, ExecutorError> {
+        let bad = |detail: String| ExecutorError::BadSaved(detail);
+        let (words, _) = bytes.as_chunks::<8>();
+        let number = |at: usize| words.get(at).map(|word| u64::from_le_bytes(*word));
+        let found = number(NAMES.len() - 1).and_then(|tokens| usize::try_from(tokens).ok());
+        let tokens = found.unwrap_or(0);
+        for (at, (expected, name)) in form.header(tokens).into_iter().zip(NAMES).enumerate() {
+            let found = number(at).ok_or_else(|| bad(format!("it ends before its {name}")))?;
+            if found != expected {
+                let detail = format!("{name}: {found:#x}; this engine needs {expected:#x}");
+                return Err(bad(detail));
+            }
+        }
+        if tokens == 0 || tokens > context {
+            return Err(bad(format!("tokens: {tokens}; expected 1 to {context}")));
+        }
+        let length = form.bytes(tokens).filter(|length| length + 8 == bytes.len());
+        let Some(length) = length else {
+            return Err(bad(format!("{} bytes do not hold {tokens} tokens", bytes.len())));
+        };
+        let (contents, sum) = bytes.split_at(length);
+        let pages_at = 8 * NAMES.len() + 4 * tokens;
+        let (front, pages) = contents.split_at(pages_at);
+        let mut checksum = Checksum::new();
+        checksum.add(front);
+        pages.chunks(form.page_bytes).for_each(|page| checksum.add(page));
+        if sum != checksum.value().to_le_bytes() {
+            return Err(bad("checksum: it is damaged".into()));
+        }
+        let (ids, _) = front[8 * NAMES.len()..].as_chunks::<4>();
+        let tokens: Vec<TokenId> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(bad(format!("token {token} is outside the vocabulary of {vocabulary}")));
+        }
+        Ok(Saved { tokens, pages, page_bytes: form.page_bytes })
+    }
+
+    /// The bytes of page `at`.
+    pub(crate) fn page(&self, at: usize) -> &'a [u8] {
+        &self.pages[at * self.page_bytes..][..self.page_bytes]
     }
 }

@@ -157,7 +157,7 @@ impl DraftModel<'_> {
                 sequence
             }
             None => {
-                let admitted = self.executor.admit(history)?;
+                let admitted = self.executor.admit("", history)?;
                 self.seen.extend_from_slice(&history[..admitted.cached]);
                 *self.sequence.insert(admitted.sequence)
             }

@@ -45,7 +45,7 @@ fn decoding_allocates_nothing_per_token() {
             Options { threads: 2, context: 256, sequences: 2, ..Options::for_file(&file) };
         let mut engine = Engine::load(&file, &options).unwrap();
         let mut sampler = Sampler::new(Sampling::default(), engine.vocabulary()).unwrap();
-        let open = [1, 2].map(|first| engine.admit(&[first]).unwrap().sequence);
+        let open = [1, 2].map(|first| engine.admit("", &[first]).unwrap().sequence);
         let mut tokens = [1, 2];
         let mut steps = |engine: &mut Engine, count: usize| {
             for _ in 0..count {

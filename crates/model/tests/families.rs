@@ -87,7 +87,7 @@ fn compare(
     logits: &BTreeMap<usize, Vec<f32>>,
     greedy: &[TokenId],
 ) -> f32 {
-    let sequence = engine.admit(prompt).unwrap().sequence;
+    let sequence = engine.admit("", prompt).unwrap().sequence;
     let output = engine.step(&[Chunk { sequence, tokens: prompt, logits: Logits::All }]).unwrap();
     let mut worst = 0f32;
     for (&position, golden) in logits {
@@ -257,7 +257,7 @@ fn stories_260k_tells_its_story() {
 
     let mut engine = load(KvType::F32);
     let tokens = &reference.greedy_tokens[..reference.positions.len()];
-    let sequence = engine.admit(tokens).unwrap().sequence;
+    let sequence = engine.admit("", tokens).unwrap().sequence;
     let output = engine.step(&[Chunk { sequence, tokens, logits: Logits::All }]).unwrap();
     for position in &reference.positions {
         let row = output.row(position.pos);

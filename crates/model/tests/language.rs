@@ -51,7 +51,7 @@ impl Stories {
     fn answer(&mut self, request: &Request, most: usize) -> Told {
         let prompt = self.language.encode(request).unwrap();
         let mut writer = self.language.begin(request, &prompt).unwrap();
-        let sequence = self.engine.admit(&prompt).unwrap();
+        let sequence = self.engine.admit("", &prompt).unwrap();
         let mut feed = prompt[sequence.cached..].to_vec();
         let sequence = sequence.sequence;
         let mut told = Told { tokens: Vec::new(), pieces: Vec::new(), end: None };

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use yushan_abi::{Chunk, Executor, Logits, SequenceId, TokenId};
+use yushan_abi::{Admitted, Chunk, Executor, ExecutorError, Logits, SequenceId, TokenId};
 use yushan_model::ModelFile;
 use yushan_model::engine::{Engine, Options};
 use yushan_tensor::DType;
@@ -40,7 +40,7 @@ impl Truth {
             return known.clone();
         }
         self.engine.clear_cache();
-        let sequence = self.engine.admit(&tokens[..1]).unwrap().sequence;
+        let sequence = self.engine.admit("", &tokens[..1]).unwrap().sequence;
         let mut last = Vec::new();
         for (at, token) in tokens.iter().enumerate() {
             let chunk =
@@ -73,7 +73,7 @@ fn run(engine: &mut Engine, truth: &mut Truth, moves: &[Move]) {
         match kind {
             0 | 1 if live.len() < 4 => {
                 let prompt = tokens(count + 1, salt);
-                let admitted = engine.admit(&prompt).unwrap();
+                let admitted = engine.admit("", &prompt).unwrap();
                 assert!(admitted.cached < prompt.len());
                 live.push(Live {
                     id: admitted.sequence,
@@ -175,7 +175,7 @@ fn the_bound_on_memory_is_kept_and_nothing_changes_on_refusal() {
     let total = engine.usage().pages_total;
     let mut open = Vec::new();
     let refusal = loop {
-        let sequence = engine.admit(&[1]).unwrap().sequence;
+        let sequence = engine.admit("", &[1]).unwrap().sequence;
         open.push(sequence);
         // Different first tokens, so that nothing is shared.
         let mut tokens = tokens(96, 1);
@@ -202,38 +202,113 @@ fn the_bound_on_memory_is_kept_and_nothing_changes_on_refusal() {
     assert!(usage.pages_cached > 0);
 }
 
+/// Feeds a prompt of this tenant from where its cache ends.
+fn read(engine: &mut Engine, tenant: &str, prompt: &[TokenId]) -> (SequenceId, usize) {
+    let Admitted { sequence, cached } = engine.admit(tenant, prompt).unwrap();
+    engine.step(&[Chunk { sequence, tokens: &prompt[cached..], logits: Logits::None }]).unwrap();
+    (sequence, cached)
+}
+
+/// The logits after one more token.
+fn next(engine: &mut Engine, sequence: SequenceId, token: TokenId) -> Vec<u32> {
+    let chunk = Chunk { sequence, tokens: &[token], logits: Logits::Last };
+    bits(engine.step(&[chunk]).unwrap().row(0))
+}
+
 #[test]
-fn a_sequence_comes_back_from_disk_with_the_same_bits() {
+fn a_prefix_is_found_by_its_tenant_alone_and_the_logits_are_the_same() {
+    let mut engine = engine(DType::Q8_0, KvType::F16, 1);
+    let prompt = tokens(75, 1);
+    let (first, cached) = read(&mut engine, "ada", &prompt);
+    assert_eq!(cached, 0);
+    let expected = next(&mut engine, first, 7);
+    let (second, cached) = read(&mut engine, "bob", &prompt);
+    assert_eq!(cached, 0, "bob learns what ada has asked");
+    assert_eq!(next(&mut engine, second, 7), expected);
+    let (third, cached) = read(&mut engine, "ada", &prompt);
+    assert_eq!(cached, 64);
+    assert_eq!(next(&mut engine, third, 7), expected);
+    // A saved sequence is shared with whom it comes back to.
+    let saved = engine.save(third).unwrap();
+    let live = engine.usage().pages_live;
+    let back = engine.restore("ada", &saved).unwrap();
+    assert_eq!(engine.usage().pages_live, live + 1, "two of three pages are shared");
+    let other = engine.restore("eve", &saved).unwrap();
+    assert_eq!(engine.usage().pages_live, live + 4, "eve shares with nobody");
+    assert_eq!(engine.admit("eve", &prompt).unwrap().cached, 64);
+    let expected = next(&mut engine, third, 8);
+    assert_eq!(next(&mut engine, back, 8), expected);
+    assert_eq!(next(&mut engine, other, 8), expected);
+}
+
+#[test]
+fn forks_are_saved_and_restored_each_with_its_own_end() {
+    let mut engine = engine(DType::Q4_0, KvType::Q8_0, 2);
+    let prompt = tokens(70, 2);
+    let (parent, _) = read(&mut engine, "", &prompt);
+    let pages = engine.usage().pages_live;
+    let children = [5, 6].map(|token| (token, engine.fork(parent).unwrap()));
+    assert_eq!(engine.usage().pages_live, pages, "a fork copies nothing");
+    for (token, child) in children {
+        next(&mut engine, child, token);
+    }
+    let saved = children.map(|(_, child)| engine.save(child).unwrap());
+    let expected = children.map(|(_, child)| next(&mut engine, child, 9));
+    for (_, child) in children {
+        engine.release(child).unwrap();
+    }
+    engine.clear_cache();
+    let back = saved.map(|saved| engine.restore("", &saved).unwrap());
+    assert_eq!(back.map(|child| next(&mut engine, child, 9)), expected);
+    for sequence in back.into_iter().chain([parent]) {
+        engine.release(sequence).unwrap();
+    }
+    engine.clear_cache();
+    let usage = engine.usage();
+    assert_eq!((usage.pages_live, usage.pages_cached, usage.sequences), (0, 0, 0));
+}
+
+#[test]
+fn a_saved_sequence_comes_back_with_the_same_bits() {
     let mut first = engine(DType::Q8_0, KvType::F16, 1);
     let prompt = tokens(75, 1);
-    let sequence = first.admit(&prompt).unwrap().sequence;
-    first.step(&[Chunk { sequence, tokens: &prompt, logits: Logits::None }]).unwrap();
-    let mut saved = Vec::new();
-    first.save(sequence, &mut saved).unwrap();
-    let next = |engine: &mut Engine, sequence| {
-        let chunk = Chunk { sequence, tokens: &[7], logits: Logits::Last };
-        bits(engine.step(&[chunk]).unwrap().row(0))
-    };
-    let expected = next(&mut first, sequence);
+    let (sequence, _) = read(&mut first, "", &prompt);
+    let saved = first.save(sequence).unwrap();
+    let expected = next(&mut first, sequence, 7);
     let mut second = engine(DType::Q8_0, KvType::F16, 2);
-    let restored = second.restore(&mut saved.as_slice()).unwrap();
+    let restored = second.restore("", &saved).unwrap();
     assert_eq!(second.length(restored), Ok(75));
-    assert_eq!(next(&mut second, restored), expected);
+    assert_eq!(next(&mut second, restored, 7), expected);
     // Its full pages are a prefix that others find.
-    assert_eq!(second.admit(&prompt).unwrap().cached, 64);
+    assert_eq!(second.admit("", &prompt).unwrap().cached, 64);
 
-    // Another model, and damage anywhere, are refused, and leave nothing behind.
+    // Another model, damage anywhere, and too little memory are refused, and leave nothing behind.
     let mut other = engine(DType::Q4_0, KvType::F16, 1);
-    let error = other.restore(&mut saved.as_slice()).unwrap_err().to_string();
-    assert!(error.starts_with("KV snapshot: model:"), "{error}");
+    let error = other.restore("", &saved).unwrap_err().to_string();
+    assert!(error.contains("model: 0x"), "{error}");
     let mut third = engine(DType::Q8_0, KvType::F16, 1);
     for at in (0..saved.len()).step_by(saved.len() / 97).chain(0..64) {
         let mut damaged = saved.clone();
         damaged[at] ^= 1;
-        assert!(third.restore(&mut damaged.as_slice()).is_err(), "byte {at}");
-        assert!(third.restore(&mut &saved[..at]).is_err(), "cut at {at}");
+        assert!(third.restore("", &damaged).is_err(), "byte {at}");
+        assert!(third.restore("", &saved[..at]).is_err(), "cut at {at}");
     }
     assert_eq!((third.usage().pages_live, third.usage().pages_cached), (0, 0));
+    let refusal = loop {
+        // Tenants share nothing.
+        let tenant = third.usage().sequences.to_string();
+        if let Err(error) = third.restore(&tenant, &saved) {
+            break error;
+        }
+    };
+    let usage = third.usage();
+    let asked = ExecutorError::OutOfPages {
+        asked: 3,
+        available: usage.pages_total - usage.pages_live,
+        total: usage.pages_total,
+    };
+    assert_eq!(refusal, asked);
+    assert_eq!(usage.sequences, usage.pages_total / 3);
 }
 
 #[test]

@@ -30,7 +30,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use yushan_abi::{Complete, Disk, Index, ModelInfo, Request, Usage};
+use yushan_abi::{Complete, Disk, Index, ModelInfo, Request};
+use yushan_kernel::Seats;
 
 pub use doors::{Access, Caller, Denial, Doors, Keys};
 pub use fault::Fault;
@@ -78,8 +79,8 @@ pub struct Server {
     pub index: Option<Arc<dyn Index>>,
     /// The process table, where the kernel runs here.
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
-    /// What the pages of all models hold, for `/metrics`.
-    pub usage: Box<dyn Fn() -> Option<Usage> + Send + Sync>,
+    /// What the engines hold and what was swapped out of them, for `/metrics`.
+    pub seats: Box<dyn Fn() -> Option<Seats> + Send + Sync>,
     /// Under which names it is called.
     pub doors: Doors,
     /// Until when a body must have come, and a header.
@@ -103,7 +104,7 @@ impl Server {
             keys,
             index: None,
             kernel: None,
-            usage: Box::new(|| None),
+            seats: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),
             metrics: Arc::default(),

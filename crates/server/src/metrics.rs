@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use yushan_abi::{Event, Usage};
+use yushan_abi::Event;
+use yushan_kernel::Seats;
 
 /// Upper ends of the buckets, in microseconds.
 const BUCKETS: [u64; 14] = [
@@ -66,7 +67,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// All of it, in Prometheus' text form.
-    pub(crate) fn text(&self, usage: Option<Usage>) -> String {
+    pub(crate) fn text(&self, seats: Option<Seats>) -> String {
         let mut out = String::new();
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         for (name, help, value) in [
@@ -90,20 +91,39 @@ impl Metrics {
         let (processing, deferred) = (gauge(&self.processing), gauge(&self.deferred));
         write_one(&mut out, "requests_processing", "gauge", "Answers in the making.", processing);
         write_one(&mut out, "requests_deferred", "gauge", "Requests that wait.", deferred);
-        if let Some(usage) = usage {
-            let total = usage.pages_total.max(1) as f64;
-            let ratio = usage.pages_live as f64 / total;
-            write_one(&mut out, "kv_cache_usage_ratio", "gauge", "Pages in use.", ratio);
-            let kept = usage.pages_cached as f64 / total;
-            write_one(&mut out, "kv_cache_kept_ratio", "gauge", "Pages of known prefixes.", kept);
-            let sequences = usage.sequences as f64;
-            write_one(&mut out, "sequences", "gauge", "Sequences alive.", sequences);
+        if let Some(seats) = seats {
+            write_seats(&mut out, seats);
         }
         let first = &self.first_token;
         first.write("time_to_first_token_seconds", "From request to first token.", &mut out);
         let between = &self.between_tokens;
         between.write("inter_token_latency_seconds", "From token to token.", &mut out);
         out
+    }
+}
+
+/// What the engines hold, and what was swapped out of them.
+fn write_seats(out: &mut String, Seats { usage, swapped }: Seats) {
+    let total = usage.pages_total.max(1) as f64;
+    let (live, kept) = (usage.pages_live as f64 / total, usage.pages_cached as f64 / total);
+    let (memory, file) = (swapped.memory_bytes as f64, swapped.file_bytes as f64);
+    for (name, help, value) in [
+        ("kv_cache_usage_ratio", "Pages in use.", live),
+        ("kv_cache_kept_ratio", "Pages of known prefixes.", kept),
+        ("sequences", "Sequences alive.", usage.sequences as f64),
+        ("kv_swap_memory_bytes", "Keys and values in memory for swapping.", memory),
+        ("kv_swap_file_bytes", "Keys and values in the swap file.", file),
+    ] {
+        write_one(out, name, "gauge", help, value);
+    }
+    for (name, help, value) in [
+        ("kv_swapped_out_total", "Processes that lost their place.", swapped.out),
+        ("kv_swapped_out_bytes_total", "Their keys and values.", swapped.out_bytes),
+        ("kv_swapped_in_total", "Processes that came back.", swapped.back),
+        ("kv_swapped_in_bytes_total", "Their keys and values.", swapped.back_bytes),
+        ("kv_swap_dropped_total", "Histories to be read again.", swapped.dropped),
+    ] {
+        write_one(out, name, "counter", help, value as f64);
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn health() -> Json<Health> {
 /// Counters and histograms, in Prometheus' text form.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
 pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Response {
-    let text = server.metrics.text((server.usage)());
+    let text = server.metrics.text((server.seats)());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

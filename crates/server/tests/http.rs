@@ -349,7 +349,8 @@ async fn counters_follow_what_happened() {
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys);
     let usage = yushan_abi::Usage { pages_live: 1, pages_total: 4, ..Default::default() };
-    server.usage = Box::new(move || Some(usage));
+    let swapped = yushan_kernel::Swapped { out: 5, file_bytes: 7, ..Default::default() };
+    server.seats = Box::new(move || Some(yushan_kernel::Seats { usage, swapped }));
     let house = House { app: router(Arc::new(server)), fake, disk };
     for text in ["hello", "be busy", "be refused late", "fail"] {
         house.post("/v1/chat/completions", chat(text)).await;
@@ -367,6 +368,8 @@ async fn counters_follow_what_happened() {
         "requests_processing 0",
         "requests_deferred 0",
         "kv_cache_usage_ratio 0.25",
+        "kv_swapped_out_total 5",
+        "kv_swap_file_bytes 7",
         "time_to_first_token_seconds_count 2",
         "inter_token_latency_seconds_count 2",
     ] {

@@ -138,7 +138,7 @@ impl Bench {
         let mut random = Random::new(repeat as u64, engine.vocabulary());
         if sequences == 0 {
             let prompt = random.tokens(self.prefill);
-            let sequence = engine.admit(&prompt)?.sequence;
+            let sequence = engine.admit("", &prompt)?.sequence;
             let start = Instant::now();
             feed(engine, sequence, &prompt)?;
             let seconds = start.elapsed().as_secs_f64();
@@ -148,7 +148,7 @@ impl Bench {
         let mut ids = Vec::new();
         for _ in 0..sequences {
             let prompt = random.tokens(PROMPT);
-            let sequence = engine.admit(&prompt)?.sequence;
+            let sequence = engine.admit("", &prompt)?.sequence;
             if sequences > 1 {
                 feed(engine, sequence, &prompt)?;
             }

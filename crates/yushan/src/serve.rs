@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use yushan_abi::{Complete, Disk};
-use yushan_kernel::{Kernel, Options, Price, World};
+use yushan_kernel::{Kernel, Options, Price, SwapFile, World};
 use yushan_server::{Doors, Fault, Library, Progress, Server};
 
 use crate::accounts::{Accounts, open_disk};
@@ -57,6 +57,12 @@ pub(crate) struct Serve {
     /// What a million tokens written cost
     #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
     price_written: u64,
+    /// Memory for the keys and values of conversations that wait for their place, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = flags::count)]
+    swap_memory: usize,
+    /// Room for them in a file in the data folder beyond that, in MiB; 0: no file
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = flags::count)]
+    swap_file: usize,
     #[command(flatten)]
     engine: flags::Engine,
 }
@@ -78,7 +84,13 @@ impl Serve {
         for name in &names {
             loaded.push(wire::load(name, &self.engine, self.slots)?);
         }
-        let options = Options { slots: self.slots, most: self.queue, ..Options::default() };
+        let options = Options {
+            slots: self.slots,
+            most: self.queue,
+            swap_bytes: (self.swap_memory as u64) << 20,
+            swap_file: self.swap()?,
+            ..Options::default()
+        };
         let world = World {
             disk: Some(disk.clone()),
             index: Some(sqlite.clone()),
@@ -91,8 +103,21 @@ impl Serve {
         let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
         server.kernel = Some(kernel.clone());
         server.index = Some(sqlite);
+        let seats = kernel.clone();
+        server.seats = Box::new(move || Some(seats.seats()));
         server.doors = doors;
         self.listen(server, &kernel)
+    }
+
+    /// A file without a name, so that it is gone with the system, however that ends.
+    fn swap(&self) -> Result<Option<SwapFile>> {
+        if self.swap_file == 0 {
+            return Ok(None);
+        }
+        let home = hub::home()?;
+        let file = std::fs::create_dir_all(&home).and_then(|()| tempfile::tempfile_in(&home));
+        let why = || format!("a file to swap to in {} (see --swap-file)", home.display());
+        Ok(Some(SwapFile { file: file.with_context(why)?, bytes: (self.swap_file as u64) << 20 }))
     }
 
     fn listen(&self, server: Server, kernel: &Kernel) -> Result<()> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
@@ -13,6 +14,8 @@ use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
 use super::begin::Beginner;
 use super::clerk::{Clerk, Then};
 use super::places::BUSY_MS;
+use super::seats::Seats;
+use super::swap::Swap;
 use super::{Command, POLL, TICK, World};
 use crate::core::{Action, Core, Event};
 use crate::job::Job;
@@ -25,6 +28,9 @@ pub(super) struct Runtime {
     pub(super) core: Core,
     pub(super) engines: BTreeMap<String, Box<dyn Executor>>,
     pub(super) jobs: BTreeMap<Pid, Job>,
+    pub(super) swap: Swap,
+    /// How full the engines are, for whoever asks.
+    pub(super) seats: Arc<Mutex<Seats>>,
     pub(super) most: usize,
     pub(super) started: Instant,
     pub(super) beginner: Beginner,
@@ -44,6 +50,7 @@ pub(super) struct Outcome {
 impl Runtime {
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         let (mut idle, mut ticked) = (true, 0);
+        self.look_after_seats();
         loop {
             let first = match idle {
                 true if self.jobs.is_empty() => {
@@ -75,6 +82,7 @@ impl Runtime {
                 self.tell(Event::Tick);
             }
             idle = !self.step();
+            self.look_after_seats();
         }
     }
 
@@ -123,6 +131,11 @@ impl Runtime {
             }
             Command::Fresh(pid, fresh) => self.fresh(pid, fresh),
             Command::Answered(pid, result) => self.answer(pid, result),
+            Command::Swapped(answer) => {
+                if let Some(pid) = self.swap.answer(answer) {
+                    self.tell(Event::Blocked(pid, false));
+                }
+            }
             Command::Stop => {}
         }
     }
@@ -211,6 +224,7 @@ impl Runtime {
         calls: Vec<yushan_abi::Call>,
     ) {
         let Some(mut job) = self.jobs.remove(&pid) else { return };
+        self.swap.forget(pid);
         if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model)) {
             let _ = engine.release(sequence);
         }

@@ -16,6 +16,7 @@ mod programs;
 pub mod replay;
 mod seats;
 mod step;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, SyncSender};
@@ -33,6 +34,9 @@ use self::clerk::Clerk;
 use self::engine::Runtime;
 pub(crate) use self::places::Place;
 use self::places::Places;
+pub use self::seats::Seats;
+use self::swap::Swap;
+pub use self::swap::{SwapFile, Swapped};
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
 use crate::journal::{self, Mark};
@@ -51,7 +55,6 @@ const POLL: Duration = Duration::from_millis(2);
 const TICK: Duration = Duration::from_millis(10);
 
 /// How the kernel runs.
-#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// In which order processes are served.
     pub order: Order,
@@ -61,11 +64,22 @@ pub struct Options {
     pub prefill_beside: usize,
     /// Processes that may be alive; more are refused.
     pub most: usize,
+    /// Bytes of memory for keys and values of processes that have no place in an engine.
+    pub swap_bytes: u64,
+    /// Where they go beyond that; without it they are computed again.
+    pub swap_file: Option<SwapFile>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { order: Order::Fair, slots: 8, prefill_beside: 64, most: 1024 }
+        Options {
+            order: Order::Fair,
+            slots: 8,
+            prefill_beside: 64,
+            most: 1024,
+            swap_bytes: 256 << 20,
+            swap_file: None,
+        }
     }
 }
 
@@ -122,6 +136,8 @@ enum Command {
     Fresh(Pid, Result<Box<Fresh>, Refusal>),
     /// A tool has answered.
     Answered(Pid, ToolResult),
+    /// The swap file has done something.
+    Swapped(swap::Answer),
     Stop,
 }
 
@@ -131,6 +147,7 @@ type Models = BTreeMap<String, (ModelInfo, Arc<dyn Language>)>;
 /// The running system.
 pub struct Kernel {
     commands: SyncSender<Command>,
+    seats: Arc<Mutex<Seats>>,
     beginner: Beginner,
     clerk: Clerk,
     world: World,
@@ -163,6 +180,7 @@ impl Kernel {
             prefill_beside: options.prefill_beside,
         };
         let (commands, receiver) = mpsc::sync_channel(COMMANDS);
+        let seats = Arc::<Mutex<Seats>>::default();
         let engines = loaded.into_iter().map(|model| (model.info.name, model.executor)).collect();
         let clerk = Clerk::start(world.disk.clone(), commands.clone());
         let beginner = Beginner {
@@ -176,6 +194,8 @@ impl Kernel {
             core: Core::new(Scheduler::new(options.order, limits)),
             engines,
             jobs: BTreeMap::new(),
+            swap: Swap::new(options.swap_bytes, options.swap_file, commands.clone()),
+            seats: seats.clone(),
             most: options.most,
             started: Instant::now(),
             beginner: beginner.clone(),
@@ -188,12 +208,17 @@ impl Kernel {
             .name("kernel".into())
             .spawn(move || runtime.run(&receiver))
             .expect("a thread for the engine");
-        Kernel { commands, beginner, clerk, world, thread: Mutex::new(Some(thread)) }
+        Kernel { commands, seats, beginner, clerk, world, thread: Mutex::new(Some(thread)) }
     }
 
     /// All processes, those that ended lately too.
     pub fn processes(&self) -> Vec<Process> {
         self.ask(Command::List).unwrap_or_default()
+    }
+
+    /// What the engines hold and what was swapped out, as of the last step; waits for nobody.
+    pub fn seats(&self) -> Seats {
+        *self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a signal to a process; whether there is one that could take it. On return it is durable.

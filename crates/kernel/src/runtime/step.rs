@@ -31,7 +31,7 @@ impl Runtime {
     pub(super) fn step_model(&mut self, model: &str, planned: Vec<(Pid, usize)>) {
         let mut rows = Vec::with_capacity(planned.len());
         for (pid, count) in planned {
-            match self.admit(pid, count) {
+            match self.admit(pid, count, &rows) {
                 Ok(0) => {}
                 Ok(count) => rows.push((pid, count)),
                 Err(error) => self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new()),
@@ -43,7 +43,7 @@ impl Runtime {
                     turns.into_iter().for_each(|(pid, turn)| self.after(pid, turn));
                     return;
                 }
-                Err(ExecutorError::OutOfPages { .. }) => self.make_room(&mut rows),
+                Err(ExecutorError::OutOfPages { .. }) => self.make_room(model, &mut rows),
                 Err(error) => {
                     for (pid, _) in rows.drain(..) {
                         self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());

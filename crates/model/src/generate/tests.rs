@@ -207,9 +207,10 @@ impl<E: Executor> Executor for Narrow<E> {
     }
     fn admit(
         &mut self,
+        tenant: &str,
         prompt: &[TokenId],
     ) -> std::result::Result<yushan_abi::Admitted, yushan_abi::ExecutorError> {
-        let mut admitted = self.inner.admit(prompt)?;
+        let mut admitted = self.inner.admit(tenant, prompt)?;
         admitted.cached = self.cached.min(prompt.len() - 1);
         if admitted.cached > 0 {
             let tokens = &prompt[..admitted.cached];
@@ -260,6 +261,19 @@ impl<E: Executor> Executor for Narrow<E> {
         sequence: SequenceId,
     ) -> std::result::Result<(), yushan_abi::ExecutorError> {
         self.inner.release(sequence)
+    }
+    fn save(
+        &self,
+        sequence: SequenceId,
+    ) -> std::result::Result<Vec<u8>, yushan_abi::ExecutorError> {
+        self.inner.save(sequence)
+    }
+    fn restore(
+        &mut self,
+        tenant: &str,
+        saved: &[u8],
+    ) -> std::result::Result<SequenceId, yushan_abi::ExecutorError> {
+        self.inner.restore(tenant, saved)
     }
     fn usage(&self) -> yushan_abi::Usage {
         self.inner.usage()
