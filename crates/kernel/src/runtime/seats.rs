@@ -163,11 +163,12 @@ impl Runtime {
         else {
             return;
         };
-        if job.fed > 0 {
-            match engine.save(sequence) {
-                Ok(copy) => swap.put(pid, copy, &|pids| core.served_last(pids)),
-                Err(_) => swap.lose(pid),
-            }
+        // The sums of an embedding stand in no copy.
+        let copy = (!job.pooled).then(|| engine.save(sequence).ok()).flatten();
+        match copy {
+            _ if job.fed == 0 => {}
+            Some(copy) => swap.put(pid, copy, &|pids| core.served_last(pids)),
+            None => swap.lose(pid),
         }
         let _ = engine.release(sequence);
     }
