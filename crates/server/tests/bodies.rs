@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use yushan_server::{Server, router};
 
 fn app() -> Router {
-    let keys = Arc::new(TwoKeys { open: true });
+    let keys = Arc::new(TwoKeys::new(true));
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let mut server = Server::new(fake, disk, Arc::new(OneModel), keys);
     server.deadline = Duration::from_secs(5);

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use yushan_abi::{Complete, Disk};
+use yushan_kernel::runtime::clock;
 use yushan_kernel::{Kernel, Options, Price, World};
 use yushan_server::{Doors, Fault, Library, Progress, Server};
 
-use crate::accounts::{Accounts, open_disk};
+use crate::accounts::{Accounts, Storing, open_disk};
 use crate::exit::{BadFile, BadUsage};
 use crate::interrupt::Interrupt;
 use crate::{flags, hub, wire};
@@ -65,7 +66,7 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let sqlite = Arc::new(open_disk()?);
         let disk: Arc<dyn Disk> = sqlite.clone();
-        let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key));
+        let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key, Arc::new(clock)));
         if !self.host.is_loopback() && !accounts.exist()? {
             let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
             return Err(BadUsage(why.into()).into());
@@ -78,6 +79,7 @@ impl Serve {
         for name in &names {
             loaded.push(wire::load(name, &self.engine, self.slots)?);
         }
+        let _storing = Storing::start(accounts.usage.clone())?;
         let options = Options { slots: self.slots, most: self.queue, ..Options::default() };
         let world = World {
             disk: Some(disk.clone()),
