@@ -17,6 +17,8 @@ use yushan_server::{Doors, Fault, Library, Progress, Server};
 use crate::accounts::{Accounts, Storing, open_disk};
 use crate::exit::{BadFile, BadUsage};
 use crate::interrupt::Interrupt;
+use crate::logs::Logs;
+use crate::spans::Spans;
 use crate::{flags, hub, wire};
 
 /// The height of the mountain in metres.
@@ -59,11 +61,15 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
     price_written: u64,
     #[command(flatten)]
+    logs: Logs,
+    #[command(flatten)]
     engine: flags::Engine,
 }
 
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
+        self.logs.begin()?;
+        let spans = Spans::begin()?;
         let sqlite = Arc::new(open_disk()?);
         let disk: Arc<dyn Disk> = sqlite.clone();
         let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key, Arc::new(clock)));
@@ -93,6 +99,7 @@ impl Serve {
         let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
         server.kernel = Some(kernel.clone());
         server.doors = doors;
+        server.traces = spans.as_ref().map(Spans::traces);
         self.listen(server, &kernel)
     }
 
