@@ -220,3 +220,26 @@ impl Drop for Meter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use yushan_abi::Counts;
+
+    use super::*;
+
+    #[test]
+    fn waiting_is_not_reading() {
+        let metrics = Arc::<Metrics>::default();
+        let mut meter = Meter::new(metrics.clone(), 1);
+        // It waited for an hour.
+        let hour = Duration::from_secs(3600);
+        meter.begun = meter.begun.checked_sub(hour).expect("a clock that has run for an hour");
+        meter.saw(0, &Event::Started(Counts::default()));
+        meter.saw(0, &Event::Text { text: "a".into(), logprob: None });
+        let waited = metrics.first_token.microseconds.load(Ordering::Relaxed);
+        let read = metrics.prompt_microseconds.load(Ordering::Relaxed);
+        assert!(waited >= microseconds(hour) && read < microseconds(hour), "{waited} {read}");
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use yushan_abi::{Counts, Event, Request};
+use yushan_abi::{Counts, Event, Refusal, Request};
 
 use crate::Server;
 use crate::doors::{Caller, Keys};
@@ -22,6 +22,8 @@ pub(crate) struct Watch {
     /// Pieces of each answer that were seen; `None` when it has been charged.
     uncharged: Vec<Option<usize>>,
     prompt_charged: bool,
+    /// Whether it goes on after a restart, when the server stops.
+    durable: bool,
     trace: Option<Trace>,
 }
 
@@ -39,6 +41,7 @@ impl Watch {
             caller: caller.clone(),
             uncharged: vec![Some(0); n],
             prompt_charged: false,
+            durable: request.durable.is_some(),
             trace: traces.map(|traces| Trace::begin(traces, parent, request, n)),
         }
     }
@@ -52,6 +55,7 @@ impl Watch {
             caller: Caller::new(owner, ""),
             uncharged: vec![Some(0)],
             prompt_charged: true,
+            durable: true,
             trace: None,
         }
     }
@@ -80,6 +84,10 @@ impl Watch {
                 }
             }
             Event::Failed(refusal) => {
+                if self.durable && *refusal == Refusal::Stopping {
+                    // All of it is charged when it has ended, after the next start.
+                    self.uncharged[choice] = None;
+                }
                 self.charge_pieces(choice);
                 self.failed(&refusal.clone().into());
             }

@@ -372,6 +372,49 @@ async fn counters_follow_what_happened() {
     ] {
         assert!(metrics.contains(&format!("\nyushan:{line}\n")), "{line}: {metrics}");
     }
+    let names = prometheus(&metrics);
+    assert!(names.len() > 13 && names.contains(&"yushan:prompt_seconds_total".to_string()));
+}
+
+/// Reads Prometheus' text form, strictly, and gives the names of what is told. `prometheus_client` reads it in
+/// `tests/clients`.
+fn prometheus(text: &str) -> Vec<String> {
+    let (mut names, mut kind, mut bucket) = (Vec::new(), String::new(), 0.0);
+    let mut lines = text.lines().peekable();
+    assert!(text.ends_with('\n'));
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, words) = help.split_once(' ').expect("a name and words");
+            let named = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+            assert!(name.chars().all(named) && !words.is_empty(), "{line}");
+            assert!(!names.contains(&name.to_string()), "{name} is told twice");
+            let kinds = lines.next().and_then(|line| line.strip_prefix("# TYPE "));
+            let of = kinds.and_then(|line| line.strip_prefix(name)).expect("its type").trim();
+            assert!(["counter", "gauge", "histogram"].contains(&of), "{of}");
+            assert_eq!(of == "counter", name.ends_with("_total"), "{name}");
+            (kind, bucket) = (of.to_string(), 0.0);
+            names.push(name.to_string());
+            continue;
+        }
+        let (sample, value) = line.split_once(' ').expect("a sample and its value");
+        let value: f64 = value.parse().expect("a number");
+        let name = names.last().expect("help comes first");
+        let rest = sample.strip_prefix(&**name).expect("samples stand behind their help");
+        match (&*kind, rest) {
+            ("histogram", "_sum") => {}
+            ("histogram", "_count") => assert_eq!(value, bucket, "{name}"),
+            ("histogram", label) => {
+                let end =
+                    label.strip_prefix("_bucket{le=\"").and_then(|rest| rest.strip_suffix("\"}"));
+                let end = end.expect("the end of a bucket");
+                assert!(end == "+Inf" || end.parse::<f64>().is_ok(), "{line}");
+                assert!(value >= bucket, "{line}: buckets are sums");
+                bucket = value;
+            }
+            (_, rest) => assert!(rest.is_empty() && value >= 0.0, "{line}"),
+        }
+    }
+    names
 }
 
 #[tokio::test]

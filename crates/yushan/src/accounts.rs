@@ -173,12 +173,8 @@ impl Keys for Accounts {
     }
 
     fn begin(&self, caller: &Caller) -> Result<Turn, Denial> {
-        // Callers without a key have no limits, but what they use is told as well.
-        if caller.key.is_empty() {
-            let none = Limits::default();
-            let read = self.usage.limit(caller, none, none);
-            read.map_err(|error| Denial::Failed(crate::exit::line(&error)))?;
-        }
+        let known = self.usage.know(&caller.tenant);
+        known.map_err(|error| Denial::Failed(crate::exit::line(&error)))?;
         self.usage.begin(caller)
     }
 

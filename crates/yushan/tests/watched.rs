@@ -116,15 +116,22 @@ fn keys_have_limits_that_hold_after_a_restart() {
     let tokens = first["usage"]["total_tokens"].as_u64().unwrap();
     let fit = 40_u64.div_ceil(tokens);
     (1..fit).for_each(|_| assert_eq!(ask(&system).0, 200));
-    system.interrupt();
+    // Killed without warning, once the charges were written, which takes a second.
+    let listed = (0..100)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            parsed(&out(folder, "keys list --json"))
+        })
+        .find(|listed| listed[0]["used"]["today"]["requests"] == fit)
+        .expect("the charges are written");
+    system.child.kill().unwrap();
     let system = System::start(serve(folder, "--require-key"));
     let (status, refused) = ask(&system);
     assert_eq!((status, &refused["error"]["code"]), (429, &json!("insufficient_quota")));
-    let listed = parsed(&out(folder, "keys list --json"));
     let (key, used) = (&listed[0], &listed[0]["used"]["today"]);
     assert_eq!(key["limits"], json!({ "tokens_per_day": 40, "concurrent": 2 }), "{listed}");
     let sum = used["prompt"].as_u64().unwrap() + used["generated"].as_u64().unwrap();
-    assert_eq!((sum, &used["requests"]), (fit * tokens, &json!(fit)), "{listed}");
+    assert_eq!(sum, fit * tokens, "{listed}");
     let text = out(folder, "keys list");
     assert!(text.contains("40 tokens/day, 2 at once") && text.contains(" today "), "{text}");
     // More is granted while the system runs.

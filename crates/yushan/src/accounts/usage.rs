@@ -150,22 +150,23 @@ impl Usage {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads a user, unless that was done.
+    pub(crate) fn know(&self, name: &str) -> Result<()> {
+        if self.books().users.contains_key(name) {
+            return Ok(());
+        }
+        // Read while the lock is free: others go on meanwhile, and nobody is charged before this.
+        let read = User::read(self.disk.as_ref(), name, (self.clock)())?;
+        self.books().users.entry(name.to_string()).or_insert(read);
+        Ok(())
+    }
+
     /// Sets what a key and its user may use.
     pub(crate) fn limit(&self, caller: &Caller, key: Limits, user: Limits) -> Result<()> {
-        let now = (self.clock)();
-        let known = self.books().users.contains_key(&caller.tenant);
-        // Read before the lock is taken: others go on meanwhile, and nobody is charged before this.
-        let read = (!known).then(|| User::read(self.disk.as_ref(), &caller.tenant, now));
-        let read = read.transpose()?;
-        let mut books = self.books();
-        if let Some(read) = read {
-            books.users.entry(caller.tenant.clone()).or_insert(read);
-        }
-        if let Some(known) = books.user(&caller.tenant, now) {
+        self.know(&caller.tenant)?;
+        if let Some(known) = self.books().user(&caller.tenant, (self.clock)()) {
             known.account.limits = user;
-            if !caller.key.is_empty() {
-                known.key(&caller.key).limits = key;
-            }
+            known.key(&caller.key).limits = key;
         }
         Ok(())
     }
@@ -200,7 +201,10 @@ impl Usage {
     /// Charges what a request has used.
     pub(crate) fn charge(&self, caller: &Caller, spent: Spent) {
         let now = (self.clock)();
-        // Whoever is charged has begun, and so was read.
+        // Whoever is charged has begun, and so was read; but for what goes on after a restart.
+        if let Err(error) = self.know(&caller.tenant) {
+            tracing::error!(%error, "a charge is lost: what the user has used cannot be read");
+        }
         if let Some(user) = self.books().user(&caller.tenant, now) {
             user.charge(&caller.key, spent, now);
         }
