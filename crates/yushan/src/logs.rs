@@ -29,8 +29,6 @@ enum Level {
     Warn,
     /// A line for each request, too.
     Info,
-    /// What libraries tell, too.
-    Debug,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -49,13 +47,12 @@ impl Logs {
             Level::Error => LevelFilter::ERROR,
             Level::Warn => LevelFilter::WARN,
             Level::Info => LevelFilter::INFO,
-            Level::Debug => LevelFilter::DEBUG,
         };
         let lines = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
-            .with_target(matches!(self.log_level, Level::Debug));
+            .with_target(false);
         let begun = match self.log_format {
             Form::Text => lines.try_init(),
             Form::Json => lines.json().flatten_event(true).try_init(),
