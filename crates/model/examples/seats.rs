@@ -24,10 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().ok_or("usage: seats MODEL.gguf [TOKENS]")?;
     let tokens: usize = arguments.next().map_or(Ok(2000), |text| text.parse())?;
-    let file = ModelFile::open(Path::new(&path))?;
-    let options =
-        Options { context: tokens + 2 * ANSWER, sequences: 4, ..Options::for_file(&file) };
-    let mut engine = Engine::load(&file, &options)?;
+    let mut engine = load(Path::new(&path), tokens)?;
     let vocabulary = engine.vocabulary() as u64;
     let prompt: Vec<TokenId> =
         (0..tokens as u64).map(|i| (i * i * 7919 % vocabulary) as u32).collect();
@@ -66,7 +63,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     assert_eq!(answer(&mut engine, restored)?, expected, "a copy goes on with other tokens");
 
-    let per_token = |seconds: f64| 1e6 * seconds / tokens as f64;
     println!("fork of {tokens} tokens     {:8.1} µs, {pages} pages", 1e6 * fork);
     println!(
         "a copy                  {:8.1} MB, {} bytes/token",
@@ -80,14 +76,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("write to a file", write),
         ("read from it", read_back),
     ] {
-        let speed = saved.len() as f64 / seconds / 1e9;
-        println!(
-            "{what:<16} {:8.1} ms, {:7.1} µs/token, {speed:6.2} GB/s",
-            1e3 * seconds,
-            per_token(seconds)
-        );
+        show(what, seconds, tokens, saved.len());
     }
     Ok(())
+}
+
+fn load(path: &Path, tokens: usize) -> yushan_model::Result<Engine> {
+    let file = ModelFile::open(path)?;
+    let options =
+        Options { context: tokens + 2 * ANSWER, sequences: 4, ..Options::for_file(&file) };
+    Engine::load(&file, &options)
+}
+
+fn show(what: &str, seconds: f64, tokens: usize, bytes: usize) {
+    let speed = bytes as f64 / seconds / 1e9;
+    let each = 1e6 * seconds / tokens as f64;
+    println!("{what:<16} {:8.1} ms, {each:7.1} µs/token, {speed:6.2} GB/s", 1e3 * seconds);
 }
 
 fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {

@@ -112,7 +112,7 @@ fn compare(
 
 /// The largest error of an embedding of length 1, made in two chunks.
 fn embedding_error(engine: &mut Engine, prompt: &[TokenId], golden: &[f32]) -> f32 {
-    let sequence = engine.admit(&[]).unwrap().sequence;
+    let sequence = engine.admit("", &[]).unwrap().sequence;
     for tokens in prompt.chunks(15) {
         engine.step(&[Chunk { sequence, tokens, logits: Logits::Pooled }]).unwrap();
     }

@@ -318,9 +318,9 @@ fn an_embedding_has_the_same_bits_however_it_is_cut_and_whatever_runs_beside_it(
     for (threads, cut, beside) in [(1, 75, 0), (1, 1, 0), (2, 32, 5), (2, 7, 20), (1, 40, 1)] {
         let mut engine = engine(DType::Q8_0, KvType::F16, threads);
         // Its prefix is in the cache, where there are no states.
-        let other = engine.admit(&prompt).unwrap().sequence;
+        let other = engine.admit("", &prompt).unwrap().sequence;
         engine.step(&[Chunk { sequence: other, tokens: &prompt, logits: Logits::None }]).unwrap();
-        let admitted = engine.admit(&prompt).unwrap();
+        let admitted = engine.admit("", &prompt).unwrap();
         assert_eq!(admitted.cached, 64);
         let sequence = admitted.sequence;
         engine.truncate(sequence, 0).unwrap();

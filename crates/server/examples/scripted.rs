@@ -18,7 +18,7 @@ async fn main() -> std::io::Result<()> {
         Arc::new(scripted::Fake::default()),
         Arc::new(scripted::Memory::default()),
         Arc::new(scripted::OneModel),
-        Arc::new(scripted::TwoKeys { open: true }),
+        Arc::new(scripted::TwoKeys::new(true)),
     );
     server.index = Some(Arc::new(scripted::Found::default()));
     let closed = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));

@@ -4,16 +4,20 @@
 //! a list (a page that rebinds its name to loopback is not on it), a request that a foreign page makes is
 //! refused, and a key is judged by whoever keeps the accounts, behind [`Keys`].
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use yushan_abi::Counts;
+
 use crate::Server;
 use crate::fault::Fault;
+use crate::visits::Visit;
 
 /// What a route does, for scopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +31,25 @@ pub enum Access {
 }
 
 /// Somebody who was let in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Caller {
     /// For whom: prefixes, responses and files are theirs alone.
     pub tenant: String,
+    /// Names the key, without being it; empty: came in without one.
+    pub key: String,
+    /// The request that is being answered.
+    pub(crate) visit: Option<Arc<Visit>>,
+}
+
+impl Caller {
+    /// The owner of a key.
+    pub fn new(tenant: impl Into<String>, key: impl Into<String>) -> Caller {
+        Caller { tenant: tenant.into(), key: key.into(), visit: None }
+    }
 }
 
 /// Why somebody was not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
     /// A key is needed and none came.
     Missing,
@@ -42,22 +57,60 @@ pub enum Denial {
     Unknown,
     /// The key's scopes do not reach so far.
     Scope,
-    /// The key's allowance is used up.
-    Quota {
+    /// Too much a minute, or too many at once.
+    Rate {
+        /// What was granted: `10000 tokens a minute for the key 0123456789ab`.
+        granted: String,
         /// When there is more.
         after_ms: u64,
     },
+    /// What was granted for longer is used up.
+    Quota {
+        /// What was granted: `1000000 tokens a day for ann`.
+        granted: String,
+        /// When there is more, if ever.
+        after_ms: Option<u64>,
+    },
+    /// The accounts cannot be read.
+    Failed(String),
 }
 
-/// Judges keys. Implemented by whoever keeps the accounts; may read a disk.
+/// What is left of something that is granted by the minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// What is granted a minute.
+    pub limit: u64,
+    /// What can be had now.
+    pub left: u64,
+    /// When all of it is there again.
+    pub full_ms: u64,
+}
+
+/// A request that was begun.
+pub struct Turn {
+    /// Requests, where they are limited.
+    pub requests: Option<Allowance>,
+    /// Tokens, where they are limited.
+    pub tokens: Option<Allowance>,
+    /// Held while the request runs.
+    pub held: Box<dyn Any + Send>,
+}
+
+/// Judges keys, and keeps what their owners use. Implemented by whoever keeps the accounts.
 pub trait Keys: Send + Sync {
-    /// Lets a request in, or says why not.
+    /// Lets a request in, or says why not; may read a disk.
     fn admit(
         &self,
         key: Option<&str>,
         peer: Option<IpAddr>,
         access: Access,
     ) -> Result<Caller, Denial>;
+
+    /// Begins a request that will use tokens, or says why not now; may read a disk.
+    fn begin(&self, caller: &Caller) -> Result<Turn, Denial>;
+
+    /// Charges what a request has used since it was charged last. Never blocks.
+    fn charge(&self, caller: &Caller, used: Counts);
 }
 
 /// Names under which the server may be called, and pages that may call it.
@@ -180,10 +233,11 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Result<Option<&str>, F
     text.map(Some).map_err(|_| Fault::invalid(name.as_str(), "expected printable ASCII"))
 }
 
-/// The guard of keys: puts the [`Caller`] where handlers find it.
+/// The guard of keys: puts the [`Caller`] where handlers find it, and begins what will use tokens.
 pub(crate) async fn keys(
     server: Arc<Server>,
     access: Access,
+    metered: bool,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -191,14 +245,50 @@ pub(crate) async fn keys(
     let key = key(request.headers()).map(String::from);
     let judged = crate::events::blocking(move || {
         let admitted = server.keys.admit(key.as_deref(), peer, access);
-        admitted.map_err(|denial| denied(denial, access))
+        let caller = admitted.map_err(|denial| denied(denial, access))?;
+        let turn = metered.then(|| server.keys.begin(&caller)).transpose();
+        Ok((caller, turn.map_err(|denial| denied(denial, access))))
     });
-    match judged.await {
-        Ok(Ok(caller)) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+    let (mut caller, turn) = match judged.await {
+        Ok(Ok(judged)) => judged,
+        Ok(Err(fault)) | Err(fault) => return fault.into_response(),
+    };
+    caller.visit = request.extensions().get::<Arc<Visit>>().cloned();
+    if let Some(visit) = &caller.visit {
+        visit.admitted(&caller.tenant);
+    }
+    let turn = match turn {
+        Ok(turn) => turn,
+        Err(fault) => return fault.into_response(),
+    };
+    let mut left = HeaderMap::new();
+    if let Some(Turn { requests, tokens, held }) = turn {
+        tell_left(&mut left, "requests", requests);
+        tell_left(&mut left, "tokens", tokens);
+        if let Some(visit) = &caller.visit {
+            visit.hold(held);
         }
-        Ok(Err(fault)) | Err(fault) => fault.into_response(),
+    }
+    request.extensions_mut().insert(caller);
+    let mut response = next.run(request).await;
+    response.headers_mut().extend(left);
+    response
+}
+
+/// What is left, in the headers that OpenAI's clients read.
+fn tell_left(headers: &mut HeaderMap, what: &str, allowance: Option<Allowance>) {
+    let Some(Allowance { limit, left, full_ms }) = allowance else { return };
+    let full = match (full_ms / 60_000, full_ms % 60_000) {
+        (0, rest) => format!("{:.3}s", rest as f64 / 1e3),
+        (minutes, rest) => format!("{minutes}m{:.3}s", rest as f64 / 1e3),
+    };
+    for (name, value) in
+        [("limit", limit.to_string()), ("remaining", left.to_string()), ("reset", full)]
+    {
+        let name = HeaderName::try_from(format!("x-ratelimit-{name}-{what}"));
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+            headers.insert(name, value);
+        }
     }
 }
 
@@ -224,7 +314,9 @@ fn denied(denial: Denial, access: Access) -> Fault {
             let access = format!("{access:?}").to_lowercase();
             Fault::Forbidden(format!("this key may not {access}: make one with that scope"))
         }
-        Denial::Quota { after_ms } => Fault::Busy { after_ms },
+        Denial::Rate { granted, after_ms } => Fault::Rate { granted, after_ms },
+        Denial::Quota { granted, after_ms } => Fault::Quota { granted, after_ms },
+        Denial::Failed(why) => Fault::Internal(format!("the accounts cannot be read: {why}")),
     }
 }
 

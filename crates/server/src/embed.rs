@@ -52,7 +52,7 @@ pub(crate) async fn embed(
             tenant: caller.tenant.clone(),
             ..Request::new(&*model.name, prompt)
         };
-        let mut answers = whole(server.start(request, 1).await.map_err(named)?).await?;
+        let mut answers = whole(server.start(caller, request, 1).await.map_err(named)?).await?;
         let answer = answers.pop().ok_or_else(|| Fault::Internal("no answer came".into()))?;
         match dimensions {
             Some(asked) if asked != answer.embedding.len() => {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use yushan_abi::{Complete, Event, Flow, Refusal, Request, Sink};
 
 use crate::fault::Fault;
-use crate::metrics::{Meter, Metrics};
+use crate::watch::Watch;
 
 /// Events that may wait for a slow reader.
 const ROOM: usize = 256;
@@ -70,28 +70,28 @@ pub(crate) struct Events {
     open: Vec<bool>,
     /// Read already, to see whether it would be refused.
     first: Option<(usize, Event)>,
-    meter: Meter,
+    watch: Watch,
 }
 
 impl Events {
     /// Begins `n` answers whose seeds follow each other, and waits until the first was admitted.
     pub(crate) async fn start(
         complete: &Arc<dyn Complete>,
-        metrics: &Arc<Metrics>,
+        watch: Watch,
         request: Request,
         n: usize,
     ) -> Result<Events, Fault> {
-        Events::begin(complete, metrics, request, n).await?.admitted().await
+        Events::begin(complete, watch, request, n).await?.admitted().await
     }
 
     /// Begins them. What is durable is so on return.
     pub(crate) async fn begin(
         complete: &Arc<dyn Complete>,
-        metrics: &Arc<Metrics>,
+        watch: Watch,
         request: Request,
         n: usize,
     ) -> Result<Events, Fault> {
-        let (sender, mut events) = Events::empty(metrics, n);
+        let (sender, mut events) = Events::empty(watch, n);
         let pipes: Vec<_> = events.waiting.iter().cloned().enumerate().collect();
         let complete = complete.clone();
         let begin = move || {
@@ -105,8 +105,9 @@ impl Events {
         };
         if let Err(refusal) = blocking(begin).await? {
             let refusal: Refusal = refusal;
-            events.meter.refused();
-            return Err(refusal.into());
+            let fault = Fault::from(refusal);
+            events.watch.refused(&fault);
+            return Err(fault);
         }
         Ok(events)
     }
@@ -123,17 +124,16 @@ impl Events {
     }
 
     /// Events of a process that goes on from before the system stopped, and where it writes them.
-    pub(crate) fn again(metrics: &Arc<Metrics>) -> (Events, Box<dyn Sink>) {
-        let (sender, events) = Events::empty(metrics, 1);
+    pub(crate) fn again(watch: Watch) -> (Events, Box<dyn Sink>) {
+        let (sender, events) = Events::empty(watch, 1);
         let waiting = events.waiting[0].clone();
         (events, Box::new(Pipe { choice: 0, sender, waiting, full_since: None }))
     }
 
-    fn empty(metrics: &Arc<Metrics>, n: usize) -> (UnboundedSender<(usize, Event)>, Events) {
+    fn empty(watch: Watch, n: usize) -> (UnboundedSender<(usize, Event)>, Events) {
         let (sender, receiver) = unbounded_channel();
         let waiting = (0..n).map(|_| Arc::new(AtomicUsize::new(0))).collect();
-        let meter = Meter::new(metrics.clone(), n);
-        (sender, Events { receiver, waiting, open: vec![true; n], first: None, meter })
+        (sender, Events { receiver, waiting, open: vec![true; n], first: None, watch })
     }
 
     /// The next event; `None` when every answer has ended. An answer whose writer went away without a
@@ -164,7 +164,7 @@ impl Events {
 
     fn took(&mut self, choice: usize, event: Event) -> (usize, Event) {
         self.waiting[choice].fetch_sub(1, Ordering::AcqRel);
-        self.meter.saw(choice, &event);
+        self.watch.saw(choice, &event);
         if matches!(event, Event::Done { .. } | Event::Failed(_)) {
             self.open[choice] = false;
         }
@@ -175,7 +175,9 @@ impl Events {
         let choice = self.open.iter().position(|open| *open)?;
         self.open[choice] = false;
         let why = "the answer broke off: the process that made it ended".to_string();
-        Some((choice, Event::Failed(Refusal::Internal(why))))
+        let event = Event::Failed(Refusal::Internal(why));
+        self.watch.saw(choice, &event);
+        Some((choice, event))
     }
 
     /// How many answers there are.

@@ -46,6 +46,22 @@ pub enum Fault {
         /// When to come again.
         after_ms: u64,
     },
+    /// More than is granted by the minute, or at once.
+    #[error("rate limit reached: {granted}; try again in {after_ms} ms")]
+    Rate {
+        /// What is granted, to whom.
+        granted: String,
+        /// When to come again.
+        after_ms: u64,
+    },
+    /// What was granted is used up.
+    #[error("quota used up: {granted}{}", more(*after_ms))]
+    Quota {
+        /// What was granted, to whom.
+        granted: String,
+        /// When there is more, if ever.
+        after_ms: Option<u64>,
+    },
     /// A key is missing or wrong.
     #[error("{0}")]
     NoKey(String),
@@ -89,6 +105,14 @@ pub enum Fault {
     Internal(String),
 }
 
+/// When a quota is filled again.
+fn more(after_ms: Option<u64>) -> String {
+    match after_ms {
+        Some(after_ms) => format!("; there is more in {} s", after_ms.div_ceil(1000)),
+        None => "; whoever granted it can grant more".to_string(),
+    }
+}
+
 impl Fault {
     /// A field that makes no sense.
     pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Fault {
@@ -117,6 +141,13 @@ impl Fault {
             Fault::Busy { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"))
             }
+            Fault::Rate { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"))
+            }
+            Fault::Quota { .. } => {
+                const USED_UP: &str = "insufficient_quota";
+                (StatusCode::TOO_MANY_REQUESTS, USED_UP, Some(USED_UP))
+            }
             Fault::NoKey(_) => {
                 (StatusCode::UNAUTHORIZED, "authentication_error", Some("invalid_api_key"))
             }
@@ -142,6 +173,17 @@ impl Fault {
             Fault::TooLong { field, .. } => Some((*field).to_string()),
             _ => None,
         }
+    }
+
+    /// One word for it, as logs and traces have it; says nothing of what the request held.
+    pub(crate) fn word(&self) -> &'static str {
+        let (_, kind, code) = self.kind();
+        code.unwrap_or(kind)
+    }
+
+    /// Whether it is a fault of the server's, so that its message is for whoever runs it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.kind().0.is_server_error()
     }
 
     /// In OpenAI's form, as it also stands in streams.
@@ -181,12 +223,18 @@ impl IntoResponse for Fault {
         let (status, ..) = self.kind();
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
-        match self {
-            Fault::Busy { after_ms } => {
+        match &self {
+            Fault::Busy { after_ms }
+            | Fault::Rate { after_ms, .. }
+            | Fault::Quota { after_ms: Some(after_ms), .. } => {
                 headers.insert(header::RETRY_AFTER, after_ms.div_ceil(1000).max(1).into());
             }
             Fault::NoKey(_) => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // OpenAI's clients would come back at once, and once more.
+            Fault::Quota { after_ms: None, .. } => {
+                headers.insert("x-should-retry", HeaderValue::from_static("false"));
             }
             _ => {}
         }
@@ -201,7 +249,9 @@ pub(crate) async fn as_ollama(response: Response) -> Response {
     let body = OllamaError { error: fault.to_string() };
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
-    (parts.status, parts.headers, Json(body)).into_response()
+    let mut told = (parts.status, parts.headers, Json(body)).into_response();
+    *told.extensions_mut() = parts.extensions;
+    told
 }
 
 impl From<Refusal> for Fault {

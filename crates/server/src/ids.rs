@@ -33,7 +33,7 @@ fn since_1970() -> std::time::Duration {
 }
 
 /// A moment as RFC 3339 writes it: `2026-11-24T19:30:00Z`.
-pub(crate) fn rfc3339(seconds: u64) -> String {
+pub fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to a date, after H. Hinnant's `civil_from_days`: years begin in March.
     let shifted = days + 719_468;

@@ -25,6 +25,9 @@ mod routes;
 mod stream;
 mod system;
 mod text;
+mod traces;
+mod visits;
+mod watch;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -33,10 +36,12 @@ use std::time::Duration;
 use yushan_abi::{Complete, Disk, Index, ModelInfo, Request};
 use yushan_kernel::Seats;
 
-pub use doors::{Access, Caller, Denial, Doors, Keys};
+pub use doors::{Access, Allowance, Caller, Denial, Doors, Keys, Turn};
 pub use fault::Fault;
+pub use ids::rfc3339;
 pub use listen::serve;
 pub use routes::router;
+pub use traces::Traces;
 
 /// Brings models and deletes them. Implementations: the binary's hub; the fake of the tests.
 pub trait Library: Send + Sync {
@@ -85,6 +90,8 @@ pub struct Server {
     pub doors: Doors,
     /// Until when a body must have come, and a header.
     pub deadline: Duration,
+    /// Where spans go, if they are wanted.
+    pub traces: Option<Traces>,
     metrics: Arc<metrics::Metrics>,
     running: openai::responses::Running,
 }
@@ -107,6 +114,7 @@ impl Server {
             seats: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),
+            traces: None,
             metrics: Arc::default(),
             running: openai::responses::Running::default(),
         }
@@ -135,9 +143,15 @@ impl Server {
         events::blocking(move || complete.models()).await
     }
 
-    /// Begins `n` answers.
-    pub(crate) async fn start(&self, request: Request, n: usize) -> Result<events::Events, Fault> {
-        events::Events::start(&self.complete, &self.metrics, request, n).await
+    /// Begins `n` answers, which are counted, charged to the caller, and traced.
+    pub(crate) async fn start(
+        &self,
+        caller: &Caller,
+        request: Request,
+        n: usize,
+    ) -> Result<events::Events, Fault> {
+        let watch = watch::Watch::new(self, caller, &request, n);
+        events::Events::start(&self.complete, watch, request, n).await
     }
 
     /// Does something with the disk.

@@ -74,7 +74,11 @@ impl Metrics {
             ("prompt_tokens_total", "Tokens of prompts.", of(&self.prompt_tokens)),
             ("cached_tokens_total", "Of these, from the prefix cache.", of(&self.cached_tokens)),
             ("tokens_predicted_total", "Tokens of answers.", of(&self.predicted_tokens)),
-            ("prompt_seconds_total", "Until first tokens.", of(&self.prompt_microseconds) / 1e6),
+            (
+                "prompt_seconds_total",
+                "From admission to first tokens.",
+                of(&self.prompt_microseconds) / 1e6,
+            ),
             (
                 "tokens_predicted_seconds_total",
                 "From first tokens to ends.",
@@ -147,7 +151,7 @@ enum Stage {
 pub(crate) struct Meter {
     metrics: Arc<Metrics>,
     begun: Instant,
-    /// Of each answer: its stage, its first and its last token.
+    /// Of each answer: its stage; when it was admitted or else when its first token came; its last token.
     answers: Vec<(Stage, Instant, Instant)>,
 }
 
@@ -162,14 +166,14 @@ impl Meter {
     /// An event of one of them passes.
     pub(crate) fn saw(&mut self, choice: usize, event: &Event) {
         let metrics = &self.metrics;
-        let (stage, first, last) = &mut self.answers[choice];
+        let (stage, since, last) = &mut self.answers[choice];
         match event {
             Event::Started(counts) => {
                 metrics.prompt_tokens.fetch_add(counts.prompt as u64, Ordering::Relaxed);
                 metrics.cached_tokens.fetch_add(counts.cached as u64, Ordering::Relaxed);
                 metrics.deferred.fetch_sub(1, Ordering::Relaxed);
                 metrics.processing.fetch_add(1, Ordering::Relaxed);
-                *stage = Stage::Reads;
+                (*stage, *since) = (Stage::Reads, Instant::now());
             }
             Event::Echo { .. } | Event::Embedding(_) => {}
             Event::Text { .. } | Event::Call { .. } => {
@@ -177,10 +181,10 @@ impl Meter {
                 if *stage == Stage::Writes {
                     metrics.between_tokens.add(microseconds(now - *last));
                 } else {
-                    let waited = microseconds(now - self.begun);
-                    metrics.first_token.add(waited);
-                    metrics.prompt_microseconds.fetch_add(waited, Ordering::Relaxed);
-                    (*stage, *first) = (Stage::Writes, now);
+                    metrics.first_token.add(microseconds(now - self.begun));
+                    let read = microseconds(now - *since);
+                    metrics.prompt_microseconds.fetch_add(read, Ordering::Relaxed);
+                    (*stage, *since) = (Stage::Writes, now);
                 }
                 *last = now;
             }
@@ -188,7 +192,7 @@ impl Meter {
                 let generated = counts.generated as u64;
                 metrics.predicted_tokens.fetch_add(generated, Ordering::Relaxed);
                 if *stage == Stage::Writes {
-                    let spent = microseconds(first.elapsed());
+                    let spent = microseconds(since.elapsed());
                     metrics.predicted_microseconds.fetch_add(spent, Ordering::Relaxed);
                 }
                 metrics.completed.fetch_add(1, Ordering::Relaxed);
@@ -234,5 +238,28 @@ impl Drop for Meter {
             }
             leave(&self.metrics, stage);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use yushan_abi::Counts;
+
+    use super::*;
+
+    #[test]
+    fn waiting_is_not_reading() {
+        let metrics = Arc::<Metrics>::default();
+        let mut meter = Meter::new(metrics.clone(), 1);
+        // It waited for an hour.
+        let hour = Duration::from_secs(3600);
+        meter.begun = meter.begun.checked_sub(hour).expect("a clock that has run for an hour");
+        meter.saw(0, &Event::Started(Counts::default()));
+        meter.saw(0, &Event::Text { text: "a".into(), logprob: None });
+        let waited = metrics.first_token.microseconds.load(Ordering::Relaxed);
+        let read = metrics.prompt_microseconds.load(Ordering::Relaxed);
+        assert!(waited >= microseconds(hour) && read < microseconds(hour), "{waited} {read}");
     }
 }

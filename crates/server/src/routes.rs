@@ -14,24 +14,28 @@ use axum::routing::{delete, get, post};
 use crate::doors::{self, Access};
 use crate::fault::{Fault, as_ollama};
 use crate::openai::{chat, completions, embeddings, files, models, responses};
-use crate::{Server, chats, ollama, openapi, page, system, text};
+use crate::{Server, chats, ollama, openapi, page, system, text, visits};
 
 /// All routes behind their guards.
 pub fn router(server: Arc<Server>) -> Router {
-    let of = |access, routes: Router<Arc<Server>>| {
+    let guarded = |access, metered, routes: Router<Arc<Server>>| {
         let server = server.clone();
-        let guard =
-            move |request: Request, next: Next| doors::keys(server.clone(), access, request, next);
+        let guard = move |request: Request, next: Next| {
+            doors::keys(server.clone(), access, metered, request, next)
+        };
         routes.route_layer(from_fn(guard))
     };
+    let of = |access, routes| guarded(access, false, routes);
+    let metered = |routes| guarded(Access::Use, true, routes);
     let ollama = Router::new()
         .merge(of(Access::Look, ollama_look()))
-        .merge(of(Access::Use, ollama_use()))
+        .merge(metered(ollama_use()))
         .merge(of(Access::Manage, ollama_manage()))
         .route_layer(map_response(as_ollama));
     Router::new()
         .merge(of(Access::Look, look()))
-        .merge(of(Access::Use, completing()))
+        .merge(metered(completing()))
+        .merge(of(Access::Use, showing()))
         .merge(of(Access::Use, keeping()))
         .merge(of(Access::Manage, processes()))
         .merge(open())
@@ -40,6 +44,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(from_fn_with_state(server.clone(), doors::visitors))
+        .layer(from_fn_with_state(server.clone(), visits::record))
         .with_state(server)
 }
 
@@ -62,11 +67,17 @@ fn look() -> Routes {
         .route("/metrics", get(text::metrics))
 }
 
+/// They use tokens: begun by [`Keys::begin`](crate::Keys::begin), and charged.
 fn completing() -> Routes {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/responses", post(responses::create))
+}
+
+fn showing() -> Routes {
+    Router::new()
         .route("/tokenize", post(text::tokenize))
         .route("/detokenize", post(text::detokenize))
         .route("/apply-template", post(text::apply_template))
@@ -75,7 +86,6 @@ fn completing() -> Routes {
 
 fn keeping() -> Routes {
     Router::new()
-        .route("/v1/responses", post(responses::create))
         .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))

@@ -6,19 +6,23 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
-use yushan_abi::{Class, Label, Message, Nobody, Prompt, Role, Sampling, Sources};
+use yushan_abi::{Class, Label, Message, ModelInfo, Nobody, Prompt, Role, Sampling, Sources};
 use yushan_kernel::gate::Capability;
 use yushan_kernel::{Budget, Kernel, Pid, Process, Program, Replay, Says, Signal};
 
 use crate::Server;
-use crate::body::{CONVERSATION, OPTIONS, json as body};
+use crate::body::{CONVERSATION, OPTIONS, json as body, whole};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
+
+/// Weights a process may have.
+const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=1000;
 
 /// The list.
 #[derive(Serialize)]
@@ -63,7 +67,7 @@ pub(crate) struct NewProcess {
     #[schema(value_type = Object)]
     budget: Option<Budget>,
     /// Most tokens of a turn.
-    max_tokens: Option<usize>,
+    max_tokens: Option<u64>,
     /// 0 to 2; 0, the default, is greedy.
     #[serde(default)]
     temperature: f32,
@@ -81,16 +85,16 @@ pub(crate) struct NewProcess {
 }
 
 impl NewProcess {
-    fn program(self, tenant: &str) -> Result<(Program, String), Fault> {
+    fn program(self, tenant: &str, model: &ModelInfo) -> Result<Program, Fault> {
         if self.task.is_empty() {
             return Err(Fault::invalid("task", "empty; expected what the process shall do"));
         }
         if !(0.0..=2.0).contains(&self.temperature) {
             return Err(Fault::invalid("temperature", "expected a number from 0 to 2"));
         }
-        if self.max_tokens == Some(0) {
-            return Err(Fault::invalid("max_tokens", "0; expected at least 1"));
-        }
+        let max_tokens = whole("max_tokens", self.max_tokens, 1, model.context)?;
+        let weight = self.weight.unwrap_or(1);
+        check_weight("weight", weight)?;
         let label = |source| Label::of(source).for_reader(tenant);
         let mut messages = Vec::new();
         if !self.instructions.is_empty() {
@@ -100,10 +104,10 @@ impl NewProcess {
         let sampling =
             Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
         let request = yushan_abi::Request {
-            max_tokens: self.max_tokens,
+            max_tokens,
             sampling,
             class: self.class.unwrap_or(Class::Agent),
-            weight: self.weight.unwrap_or(1).clamp(1, 1000),
+            weight,
             tenant: tenant.to_string(),
             ..yushan_abi::Request::new(self.model.clone(), Prompt::Chat(messages))
         };
@@ -117,8 +121,30 @@ impl NewProcess {
             attended: self.attended,
             ..Program::new(request)
         };
-        Ok((program, self.model))
+        Ok(program)
     }
+}
+
+/// The pid that stands in a path.
+pub(crate) struct InPath(u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<InPath, Fault> {
+        let path = Path::<u64>::from_request_parts(parts, state).await;
+        path.map(|Path(pid)| InPath(pid)).map_err(|error| Fault::invalid("pid", error.body_text()))
+    }
+}
+
+fn check_weight(field: &str, weight: u32) -> Result<(), Fault> {
+    if WEIGHTS.contains(&weight) {
+        return Ok(());
+    }
+    Err(Fault::invalid(
+        field,
+        format!("{weight} was given; expected a whole number from 1 to 1000"),
+    ))
 }
 
 fn kernel(server: &Server) -> Result<Arc<Kernel>, Fault> {
@@ -155,10 +181,10 @@ pub(crate) async fn spawn(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let kernel = kernel(&server)?;
     let asked: NewProcess = body(request.into_body(), CONVERSATION, server.deadline).await?;
-    let (program, model) = asked.program(&caller.tenant)?;
-    server.model(&model).await?;
+    let model = server.model(&asked.model).await?;
+    let program = asked.program(&caller.tenant, &model)?;
+    let kernel = kernel(&server)?;
     let pid = blocking(move || kernel.spawn(program, Box::new(Nobody))).await??;
     Ok(Json(json!({ "pid": pid })))
 }
@@ -172,7 +198,7 @@ pub(crate) async fn spawn(
 )]
 pub(crate) async fn look(
     State(server): State<Arc<Server>>,
-    Path(pid): Path<u64>,
+    InPath(pid): InPath,
 ) -> Result<Json<Value>, Fault> {
     let kernel = kernel(&server)?;
     let (process, life) = blocking(move || {
@@ -201,11 +227,14 @@ pub(crate) async fn look(
 )]
 pub(crate) async fn tell(
     State(server): State<Arc<Server>>,
-    Path(pid): Path<u64>,
+    InPath(pid): InPath,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let kernel = kernel(&server)?;
     let order: Order = body(request.into_body(), OPTIONS, server.deadline).await?;
+    if let Order::Nice(_, weight) = order {
+        check_weight("nice[1]", weight)?;
+    }
+    let kernel = kernel(&server)?;
     let told = blocking(move || match order {
         Order::Signal(signal) => Ok(kernel.signal(Pid(pid), signal)),
         Order::Nice(class, weight) => Ok(kernel.nice(Pid(pid), class, weight)),
@@ -229,7 +258,7 @@ pub(crate) async fn tell(
 )]
 pub(crate) async fn log(
     State(server): State<Arc<Server>>,
-    Path(pid): Path<u64>,
+    InPath(pid): InPath,
 ) -> Result<Json<Value>, Fault> {
     let kernel = kernel(&server)?;
     let log = blocking(move || kernel.log(Pid(pid))).await??;
@@ -252,7 +281,7 @@ pub(crate) async fn log(
 )]
 pub(crate) async fn replay(
     State(server): State<Arc<Server>>,
-    Path(pid): Path<u64>,
+    InPath(pid): InPath,
 ) -> Result<Json<Replay>, Fault> {
     let kernel = kernel(&server)?;
     Ok(Json(blocking(move || kernel.replay(Pid(pid), |_| {})).await??))

@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use yushan_server::{Server, router};
 
 fn app() -> Router {
-    let keys = Arc::new(TwoKeys { open: true });
+    let keys = Arc::new(TwoKeys::new(true));
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let mut server = Server::new(fake, disk, Arc::new(OneModel), keys);
     server.deadline = Duration::from_secs(5);
@@ -43,6 +43,10 @@ fn text() -> Value {
 
 fn response() -> Value {
     json!({"model": MODEL, "input": "hello"})
+}
+
+fn process() -> Value {
+    json!({"model": MODEL, "task": "hello"})
 }
 
 /// Sets a field, by its path.
@@ -84,6 +88,9 @@ const WHOLE: &[Field] = &[
     ("/api/generate", text, "options.num_ctx"),
     ("/api/generate", text, "options.top_k"),
     ("/api/generate", text, "top_logprobs"),
+    ("/api/generate", text, "options.mirostat"),
+    ("/v1/processes", process, "max_tokens"),
+    ("/v1/processes", process, "weight"),
 ];
 
 /// As above, but -1 and -2 have a meaning.
@@ -100,6 +107,7 @@ const SEEDS: &[Field] = &[
     ("/v1/completions", text, "seed"),
     ("/api/chat", chat, "options.seed"),
     ("/api/generate", text, "options.seed"),
+    ("/v1/processes", process, "seed"),
 ];
 
 /// Fractions between bounds above -10 and below 100.
@@ -130,6 +138,13 @@ const FRACTIONS: &[Field] = &[
     ("/api/chat", chat, "options.tfs_z"),
     ("/api/generate", text, "options.temperature"),
     ("/api/generate", text, "options.top_p"),
+    ("/api/generate", text, "options.min_p"),
+    ("/api/generate", text, "options.typical_p"),
+    ("/api/generate", text, "options.repeat_penalty"),
+    ("/api/generate", text, "options.frequency_penalty"),
+    ("/api/generate", text, "options.presence_penalty"),
+    ("/api/generate", text, "options.tfs_z"),
+    ("/v1/processes", process, "temperature"),
 ];
 
 #[tokio::test]
@@ -434,6 +449,8 @@ fn seeds() -> Vec<(&'static str, Value)> {
         ("/tokenize", json!({"content": "a", "add_special": true, "with_pieces": true})),
         ("/detokenize", json!({"tokens": [1, 2, 3]})),
         ("/apply-template", json!({"messages": [{"role": "user", "content": "a"}]})),
+        ("/v1/processes", process()),
+        ("/v1/processes/1", json!({"nice": ["batch", 2]})),
         ("/render", json!({"markdown": "# a\n[b](c)"})),
     ]
 }
@@ -475,4 +492,142 @@ async fn ten_thousand_mutated_bodies_are_no_fault_of_ours() {
         (500..9_500).contains(&answered),
         "{answered} were answered: the mutations do not bite"
     );
+}
+
+/// Numbers that stand in lists and maps: the path, the field, and a body that has one at `PLACE`.
+const INNER: &[(&str, &str, &str)] = &[
+    ("/v1/completions", "prompt", r#"{"model": MODEL, "prompt": [97, PLACE]}"#),
+    ("/v1/completions", "prompt", r#"{"model": MODEL, "prompt": [[97, PLACE]]}"#),
+    (
+        "/v1/completions",
+        "logit_bias",
+        r#"{"model": MODEL, "prompt": "a", "logit_bias": {"5": PLACE}}"#,
+    ),
+    (
+        "/v1/completions",
+        "logit_bias",
+        r#"{"model": MODEL, "prompt": "a", "logit_bias": {"PLACE": 1}}"#,
+    ),
+    (
+        "/v1/chat/completions",
+        "logit_bias",
+        r#"{"model": MODEL, "messages": [{"role": "user", "content": "a"}], "logit_bias": {"5": PLACE}}"#,
+    ),
+    (
+        "/v1/chat/completions",
+        "messages.tool_calls.index",
+        r#"{"model": MODEL, "messages": [{"role": "assistant", "tool_calls": [{"index": PLACE, "id": "c",
+            "type": "function", "function": {"name": "f", "arguments": "{}"}}]}]}"#,
+    ),
+    (
+        "/apply-template",
+        "messages.tool_calls.index",
+        r#"{"messages": [{"role": "assistant", "tool_calls": [{"index": PLACE, "id": "c",
+            "type": "function", "function": {"name": "f", "arguments": "{}"}}]}]}"#,
+    ),
+    ("/api/generate", "context", r#"{"model": MODEL, "prompt": "a", "context": [PLACE]}"#),
+    ("/detokenize", "tokens", r#"{"tokens": [97, PLACE]}"#),
+    ("/v1/processes/1", "nice", r#"{"nice": ["batch", PLACE]}"#),
+];
+
+#[tokio::test]
+async fn numbers_in_lists_and_maps_are_refused() {
+    let app = app();
+    let numbers = [
+        "-101",
+        "-1e300",
+        "1099511627776",
+        "18446744073709551616",
+        "1e300",
+        "NaN",
+        "\"x\"",
+        "[1]",
+        "true",
+    ];
+    for (path, field, body) in INNER {
+        for number in numbers {
+            // A key of a map is a text already.
+            let quoted = body.contains("\"PLACE\"");
+            let number = if quoted { number.trim_matches('"') } else { number };
+            let text = body.replace("MODEL", &json!(MODEL).to_string()).replace("PLACE", number);
+            let (status, reply) = post(&app, path, text.clone().into_bytes()).await;
+            assert_eq!(status, 400, "{path} {text}: {reply}");
+            let last = field.rsplit('.').next().unwrap_or(field);
+            let broken = number == "NaN" && !quoted;
+            assert!(broken || reply.contains(last), "{path} {text}: {reply}");
+        }
+    }
+    for path in ["/v1/processes/x", "/v1/processes/-1", "/v1/processes/18446744073709551616"] {
+        let (status, reply) = post(&app, path, br#"{"signal": "kill"}"#.to_vec()).await;
+        let error: Value = serde_json::from_str(&reply).unwrap_or_default();
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("pid")), "{path}: {reply}");
+    }
+    for limit in ["-1", "0", "x", "NaN", "1.5", "1e300", "18446744073709551616", "99999999"] {
+        let request = Request::get(format!("/v1/files?limit={limit}")).header("host", "localhost");
+        let request = request.body(Body::empty()).expect("a request");
+        let response = app.clone().oneshot(request).await.expect("infallible");
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+        assert_eq!(status, 400, "limit={limit}: {bytes:?}");
+        assert!(String::from_utf8_lossy(&bytes).contains("limit"), "limit={limit}: {bytes:?}");
+    }
+}
+
+/// The tables above name every number that a body may hold, as the OpenAPI document lists them.
+#[tokio::test]
+async fn every_numeric_field_is_in_a_table() {
+    let request = Request::get("/openapi.json").header("host", "localhost").body(Body::empty());
+    let response = app().oneshot(request.expect("a request")).await.expect("infallible");
+    let bytes = response.into_body().collect().await.expect("a whole body").to_bytes();
+    let document: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let mut missing = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for method in methods.as_object().expect("methods").values() {
+            let schema = &method["requestBody"]["content"]["application/json"]["schema"];
+            let mut fields = Vec::new();
+            numbers(schema, &document, "", 0, &mut fields);
+            for field in fields {
+                let tables = [WHOLE, NEGATIVE, SEEDS, FRACTIONS];
+                let here = |of: &Field| (of.0, of.2) == (path, &*field);
+                let known = tables.into_iter().flatten().any(here)
+                    || INNER.iter().any(|of| (of.0, of.1) == (path, &*field));
+                if !known {
+                    missing.push(format!("{path} {field}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "in no table: {missing:#?}");
+}
+
+/// Paths of the numbers in a schema.
+fn numbers(schema: &Value, document: &Value, path: &str, depth: usize, found: &mut Vec<String>) {
+    if depth > 8 {
+        return;
+    }
+    if let Some(name) = schema["$ref"].as_str() {
+        let of = document.pointer(name.trim_start_matches('#')).expect("a schema");
+        return numbers(of, document, path, depth + 1, found);
+    }
+    let is = |name: &str| {
+        schema["type"] == name
+            || schema["type"].as_array().is_some_and(|types| types.contains(&json!(name)))
+    };
+    if (is("integer") || is("number")) && !found.iter().any(|known| known == path) {
+        found.push(path.to_string());
+    }
+    for (name, of) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        numbers(of, document, &path, depth + 1, found);
+    }
+    for list in ["oneOf", "anyOf", "allOf"] {
+        for of in schema[list].as_array().into_iter().flatten() {
+            numbers(of, document, path, depth + 1, found);
+        }
+    }
+    for inner in ["items", "additionalProperties"] {
+        if schema[inner].is_object() {
+            numbers(&schema[inner], document, path, depth + 1, found);
+        }
+    }
 }

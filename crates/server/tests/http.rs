@@ -20,16 +20,17 @@ struct House {
     app: Router,
     fake: Arc<Fake>,
     disk: Arc<Memory>,
+    keys: Arc<TwoKeys>,
 }
 
 fn house(open: bool) -> House {
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
-    let keys = Arc::new(TwoKeys { open });
-    let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys);
+    let keys = Arc::new(TwoKeys::new(open));
+    let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys.clone());
     server.index = Some(Arc::new(Found::default()));
     server.doors = Doors::default().origin("https://chat.example.org");
     server.deadline = Duration::from_millis(200);
-    House { app: router(Arc::new(server)), fake, disk }
+    House { app: router(Arc::new(server)), fake, disk, keys }
 }
 
 struct Reply {
@@ -345,13 +346,13 @@ async fn a_dropped_stream_cancels() {
 
 #[tokio::test]
 async fn counters_follow_what_happened() {
-    let keys = Arc::new(TwoKeys { open: true });
+    let keys = Arc::new(TwoKeys::new(true));
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
-    let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys);
+    let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys.clone());
     let usage = yushan_abi::Usage { pages_live: 1, pages_total: 4, ..Default::default() };
     let swapped = yushan_kernel::Swapped { out: 5, file_bytes: 7, ..Default::default() };
     server.seats = Box::new(move || Some(yushan_kernel::Seats { usage, swapped }));
-    let house = House { app: router(Arc::new(server)), fake, disk };
+    let house = House { app: router(Arc::new(server)), fake, disk, keys };
     for text in ["hello", "be busy", "be refused late", "fail"] {
         house.post("/v1/chat/completions", chat(text)).await;
     }
@@ -375,6 +376,49 @@ async fn counters_follow_what_happened() {
     ] {
         assert!(metrics.contains(&format!("\nyushan:{line}\n")), "{line}: {metrics}");
     }
+    let names = prometheus(&metrics);
+    assert!(names.len() > 13 && names.contains(&"yushan:prompt_seconds_total".to_string()));
+}
+
+/// Reads Prometheus' text form, strictly, and gives the names of what is told. `prometheus_client` reads it in
+/// `tests/clients`.
+fn prometheus(text: &str) -> Vec<String> {
+    let (mut names, mut kind, mut bucket) = (Vec::new(), String::new(), 0.0);
+    let mut lines = text.lines().peekable();
+    assert!(text.ends_with('\n'));
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, words) = help.split_once(' ').expect("a name and words");
+            let named = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+            assert!(name.chars().all(named) && !words.is_empty(), "{line}");
+            assert!(!names.contains(&name.to_string()), "{name} is told twice");
+            let kinds = lines.next().and_then(|line| line.strip_prefix("# TYPE "));
+            let of = kinds.and_then(|line| line.strip_prefix(name)).expect("its type").trim();
+            assert!(["counter", "gauge", "histogram"].contains(&of), "{of}");
+            assert_eq!(of == "counter", name.ends_with("_total"), "{name}");
+            (kind, bucket) = (of.to_string(), 0.0);
+            names.push(name.to_string());
+            continue;
+        }
+        let (sample, value) = line.split_once(' ').expect("a sample and its value");
+        let value: f64 = value.parse().expect("a number");
+        let name = names.last().expect("help comes first");
+        let rest = sample.strip_prefix(&**name).expect("samples stand behind their help");
+        match (&*kind, rest) {
+            ("histogram", "_sum") => {}
+            ("histogram", "_count") => assert_eq!(value, bucket, "{name}"),
+            ("histogram", label) => {
+                let end =
+                    label.strip_prefix("_bucket{le=\"").and_then(|rest| rest.strip_suffix("\"}"));
+                let end = end.expect("the end of a bucket");
+                assert!(end == "+Inf" || end.parse::<f64>().is_ok(), "{line}");
+                assert!(value >= bucket, "{line}: buckets are sums");
+                bucket = value;
+            }
+            (_, rest) => assert!(rest.is_empty() && value >= 0.0, "{line}"),
+        }
+    }
+    names
 }
 
 #[tokio::test]
@@ -662,7 +706,6 @@ async fn hosts_origins_and_keys_are_asked_for() {
         (vec![host, ("x-api-key", "key-ann")], "/v1/models", 200),
         (vec![host], "/v1/models", 401),
         (vec![host, ("authorization", "Bearer wrong")], "/v1/models", 401),
-        (vec![host, ("authorization", "Bearer key-poor")], "/v1/models", 429),
         (vec![host], "/api/tags", 401),
         (vec![host], "/metrics", 401),
         (vec![host], "/health", 200),
@@ -820,4 +863,114 @@ async fn conversations_are_kept_found_and_given_back_as_they_were() {
     assert_eq!(get("key-bob", "/v1/chats/one").await.status, 200);
     house.disk.full.store(true, Ordering::SeqCst);
     assert_eq!(keep("key-ann", json!([chat])).await.status, 507);
+}
+
+#[tokio::test]
+async fn what_is_used_is_charged_and_what_is_used_up_is_refused() {
+    let house = house(false);
+    let metered = [
+        ("/v1/chat/completions", chat("hello you")),
+        ("/v1/completions", json!({"model": MODEL, "prompt": "hello"})),
+        ("/v1/responses", json!({"model": MODEL, "input": "hello"})),
+        ("/v1/embeddings", json!({"model": MODEL, "input": "hello"})),
+        ("/api/chat", chat("hello")),
+        ("/api/generate", json!({"model": MODEL, "prompt": "hello"})),
+        ("/api/embed", json!({"model": MODEL, "input": "hello"})),
+    ];
+    for (path, body) in &metered {
+        let reply = house.as_key("key-poor", "POST", path, body).await;
+        assert_eq!(reply.status, 429, "{path}: {}", reply.text);
+        assert_eq!(reply.headers["x-should-retry"], "false");
+        let error = reply.json()["error"].clone();
+        assert!(path.starts_with("/api") || error["code"] == "insufficient_quota", "{error}");
+        let reply = house.as_key("key-fast", "POST", path, body).await;
+        assert_eq!((reply.status, &reply.headers["retry-after"]), (429, &"60".parse().unwrap()));
+        let error = reply.json()["error"].clone();
+        assert!(path.starts_with("/api") || error["code"] == "rate_limit_exceeded", "{error}");
+    }
+    assert_eq!(house.as_key("key-poor", "GET", "/v1/models", &Value::Null).await.status, 200);
+    let reply = house.as_key("key-ann", "POST", metered[0].0, &metered[0].1).await;
+    for (name, value) in [
+        ("x-ratelimit-limit-requests", "60"),
+        ("x-ratelimit-remaining-requests", "59"),
+        ("x-ratelimit-reset-requests", "1.000s"),
+        ("x-ratelimit-remaining-tokens", "0"),
+        ("x-ratelimit-reset-tokens", "1m0.000s"),
+    ] {
+        assert_eq!(reply.headers[name], value, "{name}");
+    }
+    let usage = reply.json()["usage"].clone();
+    let (prompt, generated) = house.keys.charged("ann");
+    assert_eq!(
+        json!([prompt, generated]),
+        json!([usage["prompt_tokens"], usage["completion_tokens"]])
+    );
+    // Two answers to one prompt, in a stream: the prompt costs once.
+    let streamed = with(chat("hello you"), json!({"stream": true, "n": 2}));
+    house.as_key("key-bob", "POST", metered[0].0, &streamed).await;
+    assert_eq!(house.keys.charged("bob"), (prompt, 2 * generated));
+    assert_eq!(Arc::strong_count(&house.keys.running), 1, "nothing runs any more");
+}
+
+#[tokio::test]
+async fn whoever_goes_early_pays_for_what_was_made() {
+    let house = house(false);
+    let body = with(chat("go on forever"), json!({"stream": true})).to_string();
+    let request = Request::post("/v1/chat/completions").header("host", "localhost");
+    let request = request.header("authorization", "Bearer key-ann").body(Body::from(body));
+    let response =
+        house.app.clone().oneshot(request.expect("a request")).await.expect("infallible");
+    let mut body = response.into_body();
+    let mut read = String::new();
+    while read.matches("on ").count() < 5 {
+        let frame = body.frame().await.expect("more").expect("a frame");
+        read += std::str::from_utf8(&frame.into_data().expect("data")).expect("text");
+    }
+    assert_eq!(Arc::strong_count(&house.keys.running), 2, "it runs");
+    drop(body);
+    let (prompt, generated) = house.keys.charged("ann");
+    assert!(prompt == "<user>go on forever".len() && generated >= 5, "{prompt} {generated}");
+    assert_eq!(Arc::strong_count(&house.keys.running), 1, "its turn is over");
+}
+
+/// Every route of the table, with every method it has, is behind the guards; those that need no key are listed here.
+#[tokio::test]
+async fn no_route_has_a_way_around_the_guards() {
+    let house = house(false);
+    let open = ["/", "/page.js", "/page.css", "/health", "/openapi.json"];
+    let source = include_str!("../src/routes.rs");
+    let mut seen = 0;
+    for rest in source.split(".route(\"").skip(1) {
+        let (path, handlers) = rest.split_once('"').expect("a path");
+        let handlers = handlers.split(".route(").next().unwrap_or("");
+        let path = path.replace("{*id}", "x").replace("{id}", "x").replace("{pid}", "1");
+        let methods = ["get", "post", "delete", "head"];
+        let methods: Vec<&str> =
+            methods.into_iter().filter(|name| handlers.contains(&format!("{name}("))).collect();
+        assert!(!methods.is_empty(), "{path}");
+        for method in methods {
+            seen += 1;
+            let method = method.to_uppercase();
+            let ask = async |headers: &[(&str, &str)]| {
+                let mut request = Request::builder().method(&*method).uri(&path);
+                for (name, value) in headers {
+                    request = request.header(*name, *value);
+                }
+                house.send(request.body(Body::from("{}")).expect("a request")).await.status
+            };
+            let (host, key) = (("host", "localhost"), ("authorization", "Bearer key-ann"));
+            assert_eq!(ask(&[("host", "evil.org"), key]).await, 403, "{method} {path}: host");
+            assert_eq!(ask(&[key]).await, 400, "{method} {path}: no host");
+            let origin = ("origin", "https://evil.org");
+            assert_eq!(ask(&[host, key, origin]).await, 403, "{method} {path}: origin");
+            let wrong = ("authorization", "Bearer wrong");
+            for stranger in [vec![host], vec![host, wrong]] {
+                let status = ask(&stranger).await;
+                let expected = !open.contains(&&*path);
+                assert_eq!(status == 401, expected, "{method} {path}: {status}");
+            }
+            assert!(![401, 403].contains(&ask(&[host, key]).await), "{method} {path}: a key");
+        }
+    }
+    assert!(seen > 35, "{seen}");
 }

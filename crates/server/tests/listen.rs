@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use yushan_server::{Server, serve};
 
 async fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-    let keys = Arc::new(TwoKeys { open: true });
+    let keys = Arc::new(TwoKeys::new(true));
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let mut server = Server::new(fake, disk, Arc::new(OneModel), keys);
     server.deadline = Duration::from_millis(200);

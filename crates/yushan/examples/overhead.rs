@@ -70,7 +70,7 @@ impl Executor for Waits {
         512
     }
 
-    fn admit(&mut self, _: &[TokenId]) -> Result<Admitted, ExecutorError> {
+    fn admit(&mut self, _: &str, _: &[TokenId]) -> Result<Admitted, ExecutorError> {
         self.next += 1;
         self.lengths.insert(SequenceId(self.next), 0);
         Ok(Admitted { sequence: SequenceId(self.next), cached: 0 })
@@ -90,6 +90,18 @@ impl Executor for Waits {
         self.next += 1;
         let first = self.next as usize % (ROWS - rows) * self.vocabulary;
         Ok(StepOutput::new(&self.logits[first..first + rows * self.vocabulary], self.vocabulary))
+    }
+
+    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError> {
+        Err(ExecutorError::UnknownSequence(sequence))
+    }
+
+    fn save(&self, sequence: SequenceId) -> Result<Vec<u8>, ExecutorError> {
+        Err(ExecutorError::UnknownSequence(sequence))
+    }
+
+    fn restore(&mut self, _: &str, _: &[u8]) -> Result<SequenceId, ExecutorError> {
+        Err(ExecutorError::UnknownSequence(SequenceId(0)))
     }
 
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {

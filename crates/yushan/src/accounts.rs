@@ -1,53 +1,46 @@
-//! `keys`: API keys, and who comes in with them.
+//! Accounts: who comes in with a key, and how much they may use.
 //!
 //! The key decision: a key is shown once and kept as its SHA-256 alone. It is random, with 256 bits, so
-//! that looking its hash up needs neither salt nor a comparison in constant time.
+//! that looking its hash up needs neither salt nor a comparison in constant time: how long a look-up
+//! takes tells something of the hash at most, and nothing of the key. Keys and limits are read from the disk at most
+//! once a second each; between that, whether somebody may come in and begin is decided in memory. So a key that
+//! is revoked lets nobody in after a second.
 
-use std::io::{Read, Write};
+mod keys;
+mod limits;
+mod quota;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod users;
+
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use yushan_abi::{Disk, Document};
+use yushan_abi::{Counts, Disk, Document};
 use yushan_disk::Sqlite;
-use yushan_server::{Access, Caller, Denial, Keys};
+use yushan_server::{Access, Caller, Denial, Keys, Turn};
 
-use crate::exit::BadUsage;
 use crate::hub;
+use limits::Limits;
+use quota::Spent;
+use usage::Usage;
 
-const KIND: &str = "key";
+pub(crate) use keys::KeysCommand;
+pub(crate) use usage::{Clock, Storing};
+pub(crate) use users::Users;
+
+const KEY: &str = "key";
 /// What keys begin with, so that people and scanners know one when they see it.
 const PREFIX: &str = "ysk-";
-/// Most keys that a list shows.
+/// Keys that are read at once.
 const LISTED: usize = 10_000;
-
-/// Make, list and revoke API keys
-#[derive(clap::Args)]
-pub(crate) struct KeysCommand {
-    #[command(subcommand)]
-    action: KeysAction,
-}
-
-#[derive(clap::Subcommand)]
-enum KeysAction {
-    /// Make a key and show it, once
-    New {
-        /// Whose it is: their prefixes, responses and files are theirs alone
-        user: String,
-        /// What it may do
-        #[arg(long, value_delimiter = ',', default_values = ["look", "use"])]
-        scopes: Vec<Scope>,
-    },
-    /// List the keys
-    List,
-    /// Revoke a key by the name that the list shows
-    Revoke {
-        /// The name
-        id: String,
-    },
-}
+/// How old may be what is known of a key.
+const FRESH_MS: u64 = 1000;
 
 /// What a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -61,55 +54,13 @@ pub(crate) enum Scope {
     Manage,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Key {
     user: String,
     scopes: Vec<Scope>,
     revoked: bool,
-}
-
-impl KeysCommand {
-    pub(crate) fn run(self) -> Result<()> {
-        let disk = open_disk()?;
-        let mut out = std::io::stdout();
-        match self.action {
-            KeysAction::New { user, scopes } => {
-                if user.is_empty() || user.chars().any(char::is_control) {
-                    return Err(BadUsage("a key needs a user's name".into()).into());
-                }
-                let secret = secret()?;
-                put(&disk, &hash(&secret), &Key { user, scopes, revoked: false })?;
-                writeln!(out, "{secret}")?;
-                eprintln!("This key is not shown again.");
-            }
-            KeysAction::List => {
-                for document in disk.list(KIND, None, "", LISTED)? {
-                    let key: Key = serde_json::from_str(&document.body)?;
-                    let scopes: Vec<String> = key
-                        .scopes
-                        .iter()
-                        .map(|scope| format!("{scope:?}").to_lowercase())
-                        .collect();
-                    let revoked = if key.revoked { "  revoked" } else { "" };
-                    let id = &document.key[..12];
-                    writeln!(out, "{id}  {:<16} {}{revoked}", key.user, scopes.join(","))?;
-                }
-            }
-            KeysAction::Revoke { id } => {
-                let all = disk.list(KIND, None, "", LISTED)?;
-                let found: Vec<_> =
-                    all.iter().filter(|key| id.len() >= 6 && key.key.starts_with(&id)).collect();
-                let [document] = found[..] else {
-                    let why =
-                        format!("no key, or more than one, is called {id:?}; see yushan keys list");
-                    return Err(BadUsage(why).into());
-                };
-                let key: Key = serde_json::from_str(&document.body)?;
-                put(&disk, &document.key, &Key { revoked: true, ..key })?;
-            }
-        }
-        Ok(())
-    }
+    #[serde(default)]
+    limits: Limits,
 }
 
 /// The disk below the data home.
@@ -122,7 +73,7 @@ pub(crate) fn open_disk() -> Result<Sqlite> {
 fn put(disk: &dyn Disk, hash: &str, key: &Key) -> Result<()> {
     let body = serde_json::to_string(key)?;
     Ok(disk.put(&Document {
-        kind: KIND.into(),
+        kind: KEY.into(),
         key: hash.into(),
         owner: key.user.clone(),
         created_ms: yushan_kernel::runtime::clock(),
@@ -130,17 +81,13 @@ fn put(disk: &dyn Disk, hash: &str, key: &Key) -> Result<()> {
     })?)
 }
 
-/// 256 random bits of the operating system.
-fn secret() -> Result<String> {
-    let mut bytes = [0; 32];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("/dev/urandom")?;
-    Ok(format!("{PREFIX}{}", hex(&bytes)))
-}
-
 fn hash(secret: &str) -> String {
     hex(&Sha256::digest(secret.as_bytes()))
+}
+
+/// What a key is called: the beginning of its hash.
+fn named(hash: &str) -> &str {
+    &hash[..hash.len().min(12)]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -150,22 +97,47 @@ fn hex(bytes: &[u8]) -> String {
 /// Keys that are kept on the disk. From this machine nobody needs one, unless that is asked for.
 pub(crate) struct Accounts {
     disk: Arc<dyn Disk>,
+    clock: Clock,
     /// Whether callers on this machine need a key too.
     always: bool,
+    /// By hash: when it was read, and the key. Those that exist alone, so that nobody can fill it.
+    known: Mutex<HashMap<String, (u64, Key)>>,
+    pub(crate) usage: Arc<Usage>,
 }
 
 impl Accounts {
-    pub(crate) fn new(disk: Arc<dyn Disk>, always: bool) -> Accounts {
-        Accounts { disk, always }
+    pub(crate) fn new(disk: Arc<dyn Disk>, always: bool, clock: Clock) -> Accounts {
+        let usage = Arc::new(Usage::new(disk.clone(), clock.clone()));
+        Accounts { disk, clock, always, known: Mutex::default(), usage }
     }
 
     /// Whether there is a key that lets anybody in.
     pub(crate) fn exist(&self) -> Result<bool> {
-        let all = self.disk.list(KIND, None, "", LISTED)?;
-        let usable = |document: &Document| {
-            serde_json::from_str::<Key>(&document.body).is_ok_and(|key| !key.revoked)
+        Ok(keys::all(self.disk.as_ref())?.iter().any(|(_, key)| !key.revoked))
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, (u64, Key)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of this hash, as it was a second ago at most.
+    fn key(&self, hash: String) -> Result<Option<Key>> {
+        let now = (self.clock)();
+        let fresh = |at: u64| now.saturating_sub(at) < FRESH_MS && at <= now;
+        if let Some((_, key)) = self.known().get(&hash).filter(|(at, _)| fresh(*at)) {
+            return Ok(Some(key.clone()));
+        }
+        let Some(document) = self.disk.get(KEY, &hash)? else {
+            self.known().remove(&hash);
+            return Ok(None);
         };
-        Ok(all.iter().any(usable))
+        let key: Key = serde_json::from_str(&document.body)
+            .with_context(|| format!("the key {}", named(&hash)))?;
+        let caller = Caller::new(&*key.user, named(&hash));
+        let user = users::limits(self.disk.as_ref(), &key.user)?;
+        self.usage.limit(&caller, key.limits, user)?;
+        self.known().insert(hash, (now, key.clone()));
+        Ok(Some(key))
     }
 }
 
@@ -185,54 +157,28 @@ impl Keys for Accounts {
                 (false, Some(_)) => Err(Denial::Unknown),
             };
         };
-        let document = self.disk.get(KIND, &hash(secret)).ok().flatten().ok_or(Denial::Unknown)?;
-        let key: Key = serde_json::from_str(&document.body).map_err(|_| Denial::Unknown)?;
+        let hash = hash(secret);
+        let caller = |user: String| Caller::new(user, named(&hash));
+        let failed = |error: anyhow::Error| Denial::Failed(crate::exit::line(&error));
         let wanted = match access {
             Access::Look => Scope::Look,
             Access::Use => Scope::Use,
             Access::Manage => Scope::Manage,
         };
-        match key {
-            Key { revoked: true, .. } => Err(Denial::Unknown),
-            Key { scopes, .. } if !scopes.contains(&wanted) => Err(Denial::Scope),
-            Key { user, .. } => Ok(Caller { tenant: user }),
+        match self.key(hash.clone()).map_err(failed)? {
+            None | Some(Key { revoked: true, .. }) => Err(Denial::Unknown),
+            Some(Key { scopes, .. }) if !scopes.contains(&wanted) => Err(Denial::Scope),
+            Some(Key { user, .. }) => Ok(caller(user)),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn begin(&self, caller: &Caller) -> Result<Turn, Denial> {
+        let known = self.usage.know(&caller.tenant);
+        known.map_err(|error| Denial::Failed(crate::exit::line(&error)))?;
+        self.usage.begin(caller)
+    }
 
-    #[test]
-    fn keys_let_in_whom_they_should() {
-        let disk: Arc<dyn Disk> = Arc::new(yushan_disk::Memory::new());
-        let accounts = Accounts::new(disk.clone(), false);
-        assert!(!accounts.exist().unwrap());
-        let (secret, other) = (secret().unwrap(), secret().unwrap());
-        let key = |revoked| Key { user: "ann".into(), scopes: vec![Scope::Use], revoked };
-        put(disk.as_ref(), &hash(&secret), &key(false)).unwrap();
-        assert!(accounts.exist().unwrap());
-        let (near, far) = (Some("127.0.0.1".parse().unwrap()), Some("10.0.0.1".parse().unwrap()));
-        let ann = Ok(Caller { tenant: "ann".into() });
-        let cases = [
-            (None, near, Access::Manage, Ok(Caller::default())),
-            (Some("anything"), near, Access::Use, Ok(Caller::default())),
-            (None, far, Access::Use, Err(Denial::Missing)),
-            (None, None, Access::Use, Err(Denial::Missing)),
-            (Some("anything"), far, Access::Use, Err(Denial::Unknown)),
-            (Some(&other), near, Access::Use, Err(Denial::Unknown)),
-            (Some(&secret), far, Access::Use, ann.clone()),
-            (Some(&secret), near, Access::Use, ann),
-            (Some(&secret), near, Access::Manage, Err(Denial::Scope)),
-        ];
-        for (key, peer, access, expected) in cases {
-            assert_eq!(accounts.admit(key, peer, access), expected, "{key:?} {peer:?} {access:?}");
-        }
-        let always = Accounts::new(disk.clone(), true);
-        assert_eq!(always.admit(None, near, Access::Use), Err(Denial::Missing));
-        put(disk.as_ref(), &hash(&secret), &key(true)).unwrap();
-        assert_eq!(accounts.admit(Some(&secret), near, Access::Use), Err(Denial::Unknown));
-        assert!(!accounts.exist().unwrap());
+    fn charge(&self, caller: &Caller, used: Counts) {
+        self.usage.charge(caller, Spent::of(used));
     }
 }

@@ -18,6 +18,7 @@ mod hub;
 mod inspect;
 mod interrupt;
 mod kept;
+mod logs;
 mod models;
 mod open;
 mod processes;
@@ -27,6 +28,7 @@ mod reply;
 mod run;
 mod score;
 mod serve;
+mod spans;
 mod system;
 mod talk;
 mod top;
@@ -71,6 +73,7 @@ enum Command {
     Rm(models::Rm),
     Serve(serve::Serve),
     Keys(accounts::KeysCommand),
+    Users(accounts::Users),
     Chat(talk::Chat),
     Export(kept::Export),
     Import(kept::Import),
@@ -100,6 +103,7 @@ fn main() -> std::process::ExitCode {
         Command::Rm(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Keys(command) => command.run(),
+        Command::Users(command) => command.run(),
         Command::Chat(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Import(command) => command.run(),

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use yushan_abi::{Complete, Disk};
+use yushan_kernel::runtime::clock;
 use yushan_kernel::{Kernel, Options, Price, SwapFile, World};
 use yushan_server::{Doors, Fault, Library, Progress, Server};
 
-use crate::accounts::{Accounts, open_disk};
+use crate::accounts::{Accounts, Storing, open_disk};
 use crate::exit::{BadFile, BadUsage};
 use crate::interrupt::Interrupt;
+use crate::logs::Logs;
+use crate::spans::Spans;
 use crate::{flags, hub, wire};
 
 /// The height of the mountain in metres.
@@ -64,14 +67,18 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = flags::count)]
     swap_file: usize,
     #[command(flatten)]
+    logs: Logs,
+    #[command(flatten)]
     engine: flags::Engine,
 }
 
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
+        self.logs.begin()?;
+        let spans = Spans::begin()?;
         let sqlite = Arc::new(open_disk()?);
         let disk: Arc<dyn Disk> = sqlite.clone();
-        let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key));
+        let accounts = Arc::new(Accounts::new(disk.clone(), self.require_key, Arc::new(clock)));
         if !self.host.is_loopback() && !accounts.exist()? {
             let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
             return Err(BadUsage(why.into()).into());
@@ -84,6 +91,7 @@ impl Serve {
         for name in &names {
             loaded.push(wire::load(name, &self.engine, self.slots)?);
         }
+        let _storing = Storing::start(accounts.usage.clone())?;
         let options = Options {
             slots: self.slots,
             most: self.queue,
@@ -106,6 +114,7 @@ impl Serve {
         let seats = kernel.clone();
         server.seats = Box::new(move || Some(seats.seats()));
         server.doors = doors;
+        server.traces = spans.as_ref().map(Spans::traces);
         self.listen(server, &kernel)
     }
 

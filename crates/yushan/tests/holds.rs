@@ -71,8 +71,8 @@ impl Executor for Watched {
     fn max_rows(&self) -> usize {
         self.0.max_rows()
     }
-    fn admit(&mut self, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
-        let admitted = self.0.admit(prompt);
+    fn admit(&mut self, tenant: &str, prompt: &[TokenId]) -> Result<Admitted, ExecutorError> {
+        let admitted = self.0.admit(tenant, prompt);
         self.tell();
         admitted
     }
@@ -82,6 +82,17 @@ impl Executor for Watched {
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError> {
         self.1.steps.fetch_add(1, Ordering::SeqCst);
         self.0.step(batch)
+    }
+    fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError> {
+        self.0.pooled(sequence)
+    }
+    fn save(&self, sequence: SequenceId) -> Result<Vec<u8>, ExecutorError> {
+        self.0.save(sequence)
+    }
+    fn restore(&mut self, tenant: &str, saved: &[u8]) -> Result<SequenceId, ExecutorError> {
+        let restored = self.0.restore(tenant, saved);
+        self.tell();
+        restored
     }
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
         self.0.truncate(sequence, length)

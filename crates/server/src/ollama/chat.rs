@@ -105,20 +105,21 @@ pub(crate) async fn create(
     let ignored = body.ignored();
     let stream = body.stream.unwrap_or(true);
     let request = body.check(&model, &caller)?;
-    let response = answer(&server, Kind::Chat, &model, request, stream).await?;
+    let response = answer(&server, &caller, Kind::Chat, &model, request, stream).await?;
     Ok(with_ignored(response, &ignored))
 }
 
 /// Answers `chat` and `generate`.
 pub(crate) async fn answer(
     server: &Server,
+    caller: &Caller,
     kind: Kind,
     model: &ModelInfo,
     request: yushan_abi::Request,
     stream: bool,
 ) -> Result<Response, Fault> {
     let face = OllamaFace::new(kind, &model.name);
-    let events = server.start(request, 1).await?;
+    let events = server.start(caller, request, 1).await?;
     if stream {
         return Ok(streamed(server, events, face));
     }

@@ -70,7 +70,7 @@ pub(crate) async fn create(
     let ignored = body.ignored();
     let stream = body.stream.unwrap_or(true);
     let request = body.check(&model, &caller)?;
-    let response = answer(&server, Kind::Generate, &model, request, stream).await?;
+    let response = answer(&server, &caller, Kind::Generate, &model, request, stream).await?;
     Ok(with_ignored(response, &ignored))
 }
 

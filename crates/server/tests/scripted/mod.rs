@@ -19,7 +19,7 @@ use yushan_abi::{
     Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
     ToolChoice, Writer,
 };
-use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress};
+use yushan_server::{Access, Allowance, Caller, Denial, Fault, Keys, Library, Progress, Turn};
 
 /// The only model.
 pub(crate) const MODEL: &str = "scripted/tiny";
@@ -430,9 +430,28 @@ impl Index for Found {
     }
 }
 
-/// Lets in `key-ann`, `key-bob` (who may not manage), and, if open, whoever has no key.
+/// Lets in `key-ann`, `key-bob` (who may not manage), `key-poor` and `key-fast` (who may begin nothing), and, if
+/// open, whoever has no key.
+#[derive(Default)]
 pub(crate) struct TwoKeys {
     pub(crate) open: bool,
+    /// Who was charged what.
+    pub(crate) charged: Mutex<Vec<(String, Counts)>>,
+    /// Held by requests that run.
+    pub(crate) running: Arc<()>,
+}
+
+impl TwoKeys {
+    pub(crate) fn new(open: bool) -> TwoKeys {
+        TwoKeys { open, ..TwoKeys::default() }
+    }
+
+    /// What somebody was charged, in all: tokens of prompts and of answers.
+    pub(crate) fn charged(&self, tenant: &str) -> (usize, usize) {
+        let charged = self.charged.lock().unwrap();
+        let of = charged.iter().filter(|(who, _)| who == tenant);
+        of.fold((0, 0), |sum, (_, counts)| (sum.0 + counts.prompt, sum.1 + counts.generated))
+    }
 }
 
 impl Keys for TwoKeys {
@@ -446,13 +465,29 @@ impl Keys for TwoKeys {
             None if self.open => Ok(Caller::default()),
             None => Err(Denial::Missing),
             Some("key-bob") if access == Access::Manage => Err(Denial::Scope),
-            Some("key-poor") => Err(Denial::Quota { after_ms: 60_000 }),
             Some(key) => match key.strip_prefix("key-") {
-                Some(tenant) => Ok(Caller { tenant: tenant.to_string() }),
+                Some(tenant) => Ok(Caller::new(tenant, key)),
                 None if self.open => Ok(Caller::default()),
                 None => Err(Denial::Unknown),
             },
         }
+    }
+
+    fn begin(&self, caller: &Caller) -> Result<Turn, Denial> {
+        let granted = format!("10 tokens for {}", caller.tenant);
+        match &*caller.tenant {
+            "poor" => Err(Denial::Quota { granted, after_ms: None }),
+            "fast" => Err(Denial::Rate { granted, after_ms: 60_000 }),
+            _ => Ok(Turn {
+                requests: Some(Allowance { limit: 60, left: 59, full_ms: 1000 }),
+                tokens: Some(Allowance { limit: 6000, left: 0, full_ms: 60_000 }),
+                held: Box::new(self.running.clone()),
+            }),
+        }
+    }
+
+    fn charge(&self, caller: &Caller, used: Counts) {
+        self.charged.lock().unwrap().push((caller.tenant.clone(), used));
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
-use yushan_abi::Complete;
+use yushan_abi::{Complete, Counts};
 use yushan_kernel::{Kernel, Loaded, Options};
-use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress, Server, serve};
+use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress, Server, Turn, serve};
 
 /// A system that serves until it is dropped.
 pub(crate) struct Host {
@@ -61,8 +61,14 @@ struct Open;
 
 impl Keys for Open {
     fn admit(&self, _: Option<&str>, _: Option<IpAddr>, _: Access) -> Result<Caller, Denial> {
-        Ok(Caller { tenant: String::new() })
+        Ok(Caller::new("", ""))
     }
+
+    fn begin(&self, _: &Caller) -> Result<Turn, Denial> {
+        Ok(Turn { requests: None, tokens: None, held: Box::new(()) })
+    }
+
+    fn charge(&self, _: &Caller, _: Counts) {}
 }
 
 /// No models to fetch.

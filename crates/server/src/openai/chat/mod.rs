@@ -60,7 +60,7 @@ pub(crate) async fn create(
     let model = server.model(&body.model).await?;
     let asked = body.check(&model, &caller)?;
     let head = Head::new("chatcmpl-", &model.name);
-    let events = server.start(asked.request, asked.n).await?;
+    let events = server.start(&caller, asked.request, asked.n).await?;
     let response = match asked.stream {
         Some(usage) => streamed(&server, events, stream::ChatFace::new(head, asked.n, usage)),
         None => Json(ChatCompletion::of(head, whole(events).await?)).into_response(),

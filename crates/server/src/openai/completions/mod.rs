@@ -48,7 +48,7 @@ pub(crate) async fn create(
     let head = Head::new("cmpl-", &model.name);
     let response = match (asked.stream, asked.requests.len()) {
         (Some(usage), 1) => {
-            let events = server.start(asked.requests.swap_remove(0), asked.n).await;
+            let events = server.start(&caller, asked.requests.swap_remove(0), asked.n).await;
             let events = events.map_err(|fault| fault.in_field("prompt"))?;
             streamed(&server, events, stream::CompletionFace::new(head, asked.n, usage))
         }
@@ -58,9 +58,9 @@ pub(crate) async fn create(
         (None, _) => {
             let n = asked.n;
             let answers = try_join_all(asked.requests.into_iter().map(|request| {
-                let server = &server;
+                let (server, caller) = (&server, &caller);
                 async move {
-                    let events = server.start(request, n).await;
+                    let events = server.start(caller, request, n).await;
                     whole(events.map_err(|fault| fault.in_field("prompt"))?).await
                 }
             }));

@@ -33,6 +33,7 @@ use crate::events::Events;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
+use crate::watch::Watch;
 use object::{KIND, Kept};
 use request::Asked;
 use running::Stage;
@@ -68,7 +69,7 @@ pub(crate) async fn create(
     let response = if asked.object.background {
         in_background(server, &caller, asked).await?
     } else {
-        let events = server.start(asked.request, 1).await;
+        let events = server.start(&caller, asked.request, 1).await;
         let events = events.map_err(|fault| fault.in_field("input"))?;
         if streams {
             let face = ResponseFace::new(asked.object, asked.input, &caller.tenant);
@@ -128,7 +129,8 @@ async fn in_background(
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
     request.durable = Some(object.id.clone());
-    match Events::begin(&server.complete, &server.metrics, request, 1).await {
+    let watch = Watch::new(&server, caller, &request, 1);
+    match Events::begin(&server.complete, watch, request, 1).await {
         Ok(events) => collect(server, events, object, input, caller.tenant.clone()),
         Err(fault) => {
             let key = object.id.clone();
@@ -175,7 +177,7 @@ pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> 
     let document = server.disk.get(KIND, &life.program.key).ok().flatten()?;
     let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
     let object = ResponseObject::again(&kept, &life.program.request);
-    let (events, sink) = Events::again(&server.metrics);
+    let (events, sink) = Events::again(Watch::again(server, &document.owner));
     collect(server.clone(), events, object, kept.input, document.owner);
     Some(sink)
 }

@@ -1,0 +1,132 @@
+//! What is kept of the answers to one request while their events pass: counters, charges, a span, a line.
+//!
+//! The key decision: everybody who must know is told here, at one place, by the events that the client gets
+//! too; so what is counted, charged and traced cannot differ. The prompt is charged when it was counted and
+//! an answer when it ends; one that ends early, because nobody reads it any more, is charged for the pieces that were seen.
+
+use std::sync::Arc;
+
+use yushan_abi::{Counts, Event, Refusal, Request};
+
+use crate::Server;
+use crate::doors::{Caller, Keys};
+use crate::fault::Fault;
+use crate::metrics::Meter;
+use crate::traces::Trace;
+
+/// Watches the answers to one request.
+pub(crate) struct Watch {
+    meter: Meter,
+    keys: Arc<dyn Keys>,
+    caller: Caller,
+    /// Pieces of each answer that were seen; `None` when it has been charged.
+    uncharged: Vec<Option<usize>>,
+    prompt_charged: bool,
+    /// Whether it goes on after a restart, when the server stops.
+    durable: bool,
+    trace: Option<Trace>,
+}
+
+impl Watch {
+    /// Of `n` answers.
+    pub(crate) fn new(server: &Server, caller: &Caller, request: &Request, n: usize) -> Watch {
+        let parent = caller.visit.as_ref().and_then(|visit| visit.parent.as_ref());
+        let traces = server.traces.as_ref();
+        if let Some(visit) = &caller.visit {
+            visit.asks(&request.model);
+        }
+        Watch {
+            meter: Meter::new(server.metrics.clone(), n),
+            keys: server.keys.clone(),
+            caller: caller.clone(),
+            uncharged: vec![Some(0); n],
+            prompt_charged: false,
+            durable: request.durable.is_some(),
+            trace: traces.map(|traces| Trace::begin(traces, parent, request, n)),
+        }
+    }
+
+    /// Of an answer that goes on from before the system stopped. Its prompt was charged then, and it is not known
+    /// any more with which key it was asked for: the owner alone is charged.
+    pub(crate) fn again(server: &Server, owner: &str) -> Watch {
+        Watch {
+            meter: Meter::new(server.metrics.clone(), 1),
+            keys: server.keys.clone(),
+            caller: Caller::new(owner, ""),
+            uncharged: vec![Some(0)],
+            prompt_charged: true,
+            durable: true,
+            trace: None,
+        }
+    }
+
+    /// An event of one of them passes.
+    pub(crate) fn saw(&mut self, choice: usize, event: &Event) {
+        self.meter.saw(choice, event);
+        if let Some(trace) = &mut self.trace {
+            trace.saw(choice, event);
+        }
+        match event {
+            // As the usage that is told: a prompt costs once, however many answers it gets.
+            Event::Started(counts) if !self.prompt_charged => {
+                self.prompt_charged = true;
+                self.charge(Counts { generated: 0, ..*counts });
+            }
+            Event::Started(_) | Event::Echo { .. } | Event::Embedding(_) => {}
+            Event::Text { .. } | Event::Call { .. } => {
+                if let Some(pieces) = &mut self.uncharged[choice] {
+                    *pieces += 1;
+                }
+            }
+            Event::Done { counts, .. } => {
+                if self.uncharged[choice].take().is_some() {
+                    self.charge(Counts { generated: counts.generated, ..Counts::default() });
+                }
+            }
+            Event::Failed(refusal) => {
+                if self.durable && *refusal == Refusal::Stopping {
+                    // All of it is charged when it has ended, after the next start.
+                    self.uncharged[choice] = None;
+                }
+                self.charge_pieces(choice);
+                self.failed(&refusal.clone().into());
+            }
+        }
+    }
+
+    /// The request was refused before its first event.
+    pub(crate) fn refused(&mut self, fault: &Fault) {
+        self.meter.refused();
+        self.failed(fault);
+    }
+
+    fn failed(&mut self, fault: &Fault) {
+        if let Some(trace) = &mut self.trace {
+            trace.failed(fault.word());
+        }
+        if let Some(visit) = &self.caller.visit {
+            visit.failed(fault.clone());
+        }
+    }
+
+    fn charge_pieces(&mut self, choice: usize) {
+        if let Some(pieces @ 1..) = self.uncharged[choice].take() {
+            self.charge(Counts { generated: pieces, ..Counts::default() });
+        }
+    }
+
+    fn charge(&self, used: Counts) {
+        self.keys.charge(&self.caller, used);
+        if let Some(visit) = &self.caller.visit {
+            visit.used(used);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        for choice in 0..self.uncharged.len() {
+            self.charge_pieces(choice);
+        }
+    }
+}
