@@ -28,10 +28,22 @@ class OllamaClient(unittest.TestCase):
 
     def test_models(self):
         self.assertEqual([m.model for m in self.client.list().models], [MODEL])
+        self.client.generate(MODEL, "", keep_alive="5m")
         self.assertEqual(self.client.ps().models[0].model, MODEL)
         shown = self.client.show(MODEL)
         self.assertIn("completion", shown.capabilities)
         self.assertEqual(shown.details.quantization_level, "F32")
+
+    def test_keep_alive(self):
+        reply = self.client.generate(MODEL, "", keep_alive="10m")
+        self.assertEqual(reply.done_reason, "load")
+        running = self.client.ps().models[0]
+        self.assertEqual(running.size, 2048)
+        self.assertIsNotNone(running.expires_at)
+        self.assertEqual(self.client.generate(MODEL, "", keep_alive=0).done_reason, "unload")
+        self.assertEqual(self.client.ps().models, [])
+        self.assertEqual(self.client.chat(MODEL, said("a"), keep_alive=-1).message.content, "You said: a")
+        self.assertEqual(self.client.ps().models[0].expires_at.year, 9999)
 
     def test_chat(self):
         reply = self.client.chat(MODEL, said("hello"), options={"temperature": 0, "num_predict": 9})

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::executor::TokenId;
+use crate::keep::Keep;
 use crate::language::Language;
 use crate::message::{Call, Message};
 use crate::tool::ToolSpec;
@@ -385,12 +386,16 @@ impl Sink for Nobody {
 pub struct ModelInfo {
     /// The name requests give.
     pub name: String,
+    /// Other names that requests may give.
+    pub aliases: Vec<String>,
     /// When it came here, in seconds since 1970.
     pub created: u64,
-    /// Tokens its context holds.
+    /// Tokens its context holds; 0 where that is not known.
     pub context: usize,
     /// Bytes of its file.
     pub bytes: u64,
+    /// Bytes it takes in memory; 0 where it is not there.
+    pub memory: u64,
     /// `llama`, `qwen2`, …
     pub architecture: String,
     /// Parameters.
@@ -415,4 +420,17 @@ pub trait Complete: Send + Sync {
 
     /// The text side of a model, where it is here and not on another server.
     fn language(&self, model: &str) -> Result<Arc<dyn Language>, Refusal>;
+
+    /// Brings a model into memory, so that what is asked of it next need not wait; blocks until it is
+    /// there. Nothing is to be done where models are always there.
+    fn ready(&self, model: &str) -> Result<(), Refusal> {
+        let known = self.models().iter().any(|info| info.name == model);
+        if known { Ok(()) } else { Err(Refusal::NoModel(model.to_string())) }
+    }
+
+    /// From now on a model stays in memory for so long after its last use; whether that is to be
+    /// decided here.
+    fn keep(&self, _model: &str, _keep: Keep) -> bool {
+        false
+    }
 }

@@ -7,6 +7,7 @@
 pub mod complete;
 pub mod disk;
 pub mod executor;
+pub mod keep;
 pub mod label;
 pub mod language;
 pub mod message;
@@ -22,6 +23,7 @@ pub use disk::{Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
 pub use executor::{
     Admitted, Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId, Usage,
 };
+pub use keep::Keep;
 pub use label::{Integrity, Label, Readers, Sources};
 pub use language::{End, Language, Piece, Writer, Written};
 pub use message::{Call, Message, Part, Role};

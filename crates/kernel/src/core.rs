@@ -68,6 +68,8 @@ pub enum Event {
     Turn(Pid, usize),
     /// A process gave a part of its budget to a child.
     Lent(Pid, Budget),
+    /// Models came or went: a step of theirs takes so many rows now.
+    Rows(usize),
     /// Time has passed.
     Tick,
 }
@@ -231,6 +233,7 @@ impl Core {
             Event::Lent(pid, budget) => {
                 self.with(pid, |process| process.spawn.budget = process.spawn.budget.less(budget));
             }
+            Event::Rows(rows) => self.scheduler.set_rows(rows),
             _ => {}
         }
     }

@@ -6,13 +6,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
-    Call, Counts, End, Event as Shown, ExecutorError, Finish, Flow, Form, Language, Logprob,
-    ModelInfo, Piece, Refusal, Request, SequenceId, Sink, TokenId, Writer, Written,
+    Call, Counts, End, Event as Shown, ExecutorError, Finish, Flow, Form, Logprob, Piece, Refusal,
+    Request, SequenceId, Sink, TokenId, Writer, Written,
 };
 
 use crate::context::{Window, window};
 use crate::life::Life;
-use crate::runtime::Place;
+use crate::runtime::{Lease, Place};
 use crate::summary::Asks;
 
 /// A process as the engine's thread holds it.
@@ -20,6 +20,8 @@ pub(crate) struct Job {
     pub(crate) model: String,
     /// Whose prefixes it shares.
     pub(crate) tenant: String,
+    /// Keeps the model in memory, from its first turn on.
+    pub(crate) lease: Option<Lease>,
     /// Tokens of the prompt.
     pub(crate) prompt: usize,
     /// The prompt and what was written.
@@ -58,9 +60,9 @@ pub(crate) struct Job {
 
 /// A turn that can begin: a conversation as tokens, and what writes the answer.
 pub(crate) struct Fresh {
+    pub(crate) lease: Lease,
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) dropped: usize,
-    pub(crate) limit: usize,
     pub(crate) writer: Box<dyn Writer>,
     /// Tokens of the answer that were written before the system stopped, and what they showed.
     pub(crate) written: (Vec<TokenId>, Vec<Piece>),
@@ -70,19 +72,20 @@ impl Fresh {
     /// Brings a request into tokens, and what was written of its answer into a writer;
     /// `asks` writes a summary where one is needed.
     pub(crate) fn new(
-        (info, language): (&ModelInfo, &dyn Language),
+        lease: Lease,
         request: &Request,
         written: &[TokenId],
         asks: &Asks<'_>,
     ) -> Result<Fresh, Refusal> {
-        let Window { tokens, dropped } = window(language, request, info.context, asks)?;
+        let language = lease.language.as_ref();
+        let Window { tokens, dropped } = window(language, request, lease.info.context, asks)?;
         let mut writer = language.begin(request, &tokens)?;
         let mut pieces = Vec::new();
         for &token in written {
             pieces.extend(writer.replay(token)?.pieces);
         }
         let written = (written.to_vec(), pieces);
-        Ok(Fresh { tokens, dropped, limit: info.context, writer, written })
+        Ok(Fresh { lease, tokens, dropped, writer, written })
     }
 }
 
@@ -104,6 +107,7 @@ impl Job {
         Job {
             model: request.model.clone(),
             tenant: request.tenant.clone(),
+            lease: None,
             prompt: 0,
             history: Vec::new(),
             fed: 0,
@@ -141,12 +145,13 @@ impl Job {
         self.noted = written.len();
         self.said.clear();
         self.counts = Counts {
-            limit: fresh.limit,
+            limit: fresh.lease.info.context,
             prompt: self.prompt,
             cached: self.fed.min(self.prompt),
             dropped: fresh.dropped,
             generated: written.len(),
         };
+        self.lease = Some(fresh.lease);
         if !pieces.is_empty() {
             self.begin();
             self.show_pieces(pieces, None);

@@ -26,5 +26,5 @@ pub use life::{Entry, Life, Next, Program};
 pub use process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent, State};
 
 pub use runtime::replay::Replay;
-pub use runtime::{Kernel, Loaded, Options, Says, Seats, SwapFile, Swapped, World};
+pub use runtime::{Kernel, Loaded, Options, Says, Seats, Shelf, Stock, SwapFile, Swapped, World};
 pub use scheduler::{Limits, Order, Scheduler};

@@ -118,6 +118,11 @@ impl Scheduler {
         }
     }
 
+    /// A step takes so many rows from now on.
+    pub fn set_rows(&mut self, rows: usize) {
+        self.limits.rows = rows;
+    }
+
     /// A job has `pending` tokens to be fed. One that is known keeps its place.
     pub fn ready(&mut self, pid: Pid, class: Class, weight: u32, pending: usize, now_ms: u64) {
         let (arrivals, present) = (self.arrivals, self.present);
@@ -209,7 +214,7 @@ impl Scheduler {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         line.extend(self.jobs.iter().map(|(&pid, job)| (self.place(job, now_ms), pid)));
-        let slots = self.limits.slots;
+        let slots = self.limits.slots.min(self.limits.rows);
         if slots < line.len() {
             line.select_nth_unstable(slots);
             line.truncate(slots);
@@ -260,6 +265,20 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { slots: 4, rows: 512, prefill_beside: 64 };
+
+    #[test]
+    fn a_step_shrinks_with_the_narrowest_engine() {
+        let mut scheduler = Scheduler::new(Order::Fair, LIMITS);
+        for rows in [3, 100] {
+            scheduler.set_rows(rows);
+            (0..8).for_each(|pid| {
+                scheduler.ready(Pid(pid), Class::Agent, 1, 1 + 20 * pid as usize, 0)
+            });
+            let plan = scheduler.plan(0);
+            let planned: usize = plan.rows.iter().map(|(_, rows)| rows).sum();
+            assert!(planned > 0 && planned <= rows, "{rows}: {plan:?}");
+        }
+    }
 
     /// Serves everybody who always has one more token to decode; tokens by job.
     fn serve(order: Order, jobs: &[(Class, u32)], steps: u64) -> Vec<u64> {

@@ -452,7 +452,7 @@ fn check_memory(file: &ModelFile, options: &Options) -> Result<()> {
 }
 
 /// Bytes that can be taken without swapping, where the operating system says so (`MemAvailable`).
-fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

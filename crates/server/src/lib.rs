@@ -133,7 +133,15 @@ impl Server {
     /// The model of this name.
     pub(crate) async fn model(&self, name: &str) -> Result<ModelInfo, Fault> {
         let models = self.models().await?;
-        let found = models.into_iter().find(|model| model.name == name);
+        let (mut exact, mut other) = (None, None);
+        for model in models {
+            if model.name == name {
+                exact = Some(model);
+            } else if model.aliases.iter().any(|alias| alias == name) {
+                other = Some(model);
+            }
+        }
+        let found = exact.or(other);
         found.ok_or_else(|| Fault::NoModel(name.to_string()))
     }
 

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use scripted::{CONTEXT, Fake, Found, MODEL, Memory, OneModel, TwoKeys};
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use yushan_abi::{Overflow, Prompt, Sources, ToolChoice};
+use yushan_abi::{Keep, Overflow, Prompt, Sources, ToolChoice};
 use yushan_server::{Doors, Server, router};
 
 struct House {
@@ -439,9 +439,9 @@ async fn ollama_answers_in_lines() {
     let reply = house.post("/api/chat", body).await.json();
     assert_eq!(reply["message"]["tool_calls"][0]["function"]["arguments"], json!({"city": "text"}));
     let body = json!({"model": format!("{MODEL}:latest"), "prompt": "hi", "system": "s", "stream": false,
-        "options": {"num_predict": 2, "temperature": 0, "num_ctx": CONTEXT}, "keep_alive": "5m"});
+        "options": {"num_predict": 2, "temperature": 0, "num_ctx": CONTEXT}, "think": false});
     let reply = house.post("/api/generate", body).await;
-    assert_eq!(reply.headers["x-yushan-ignored"], "keep_alive");
+    assert_eq!(reply.headers["x-yushan-ignored"], "think");
     assert_eq!(
         (&reply.json()["response"], &reply.json()["done_reason"]),
         (&json!("You said: "), &json!("length"))
@@ -452,6 +452,36 @@ async fn ollama_answers_in_lines() {
     assert_eq!(house.post("/api/generate", body).await.json()["response"], r#"{"answer":"hi"}"#);
     let failed = house.post("/api/chat", chat("fail")).await.lines();
     assert_eq!(failed.last().expect("a line")["error"], "the disk is on fire");
+}
+
+#[tokio::test]
+async fn ollama_keeps_models_as_long_as_clients_say() {
+    let house = house(true);
+    let minute = Some(Keep::For(Duration::from_secs(60)));
+    for (keep_alive, prompt, reason, kept, expires) in [
+        (json!("1m"), "", "load", minute, json!("2027-01-15T08:00:00Z")),
+        (json!(-1), "", "load", Some(Keep::Forever), json!("9999-12-31T23:59:59Z")),
+        (json!(60.0), "hi", "stop", minute, json!("2027-01-15T08:00:00Z")),
+        (json!("0"), "", "unload", Some(Keep::For(Duration::ZERO)), Value::Null),
+    ] {
+        // Its alias will do.
+        let body =
+            json!({"model": "tiny", "prompt": prompt, "stream": false, "keep_alive": keep_alive});
+        let reply = house.post("/api/generate", body).await;
+        assert_eq!(reply.json()["done_reason"], reason, "{keep_alive}");
+        assert!(!reply.headers.contains_key("x-yushan-ignored"), "{keep_alive}");
+        assert_eq!(*house.fake.kept.lock().unwrap(), kept, "{keep_alive}");
+        let running = &house.get("/api/ps").await.json()["models"][0];
+        assert_eq!(running["expires_at"], expires, "{keep_alive}");
+        assert!(running.is_null() || running["size"] == 2048, "{running}");
+    }
+    for wrong in [json!("soon"), json!([]), json!("5")] {
+        let body = json!({"model": MODEL, "messages": [], "keep_alive": wrong});
+        let reply = house.post("/api/chat", body).await;
+        let good = wrong == json!("5");
+        assert_eq!(reply.status, if good { 200 } else { 400 }, "{wrong}");
+        assert!(good || reply.json()["error"].as_str().unwrap().starts_with("keep_alive: "));
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,30 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Bytes: `4GB`, `512 MiB`, `1.5G` (powers of 1000 unless an `i` says 1024), or a plain number.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a size, for example 4GB, 512MiB or a number of bytes".to_string();
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit = text[digits..].trim_start();
+    let unit = unit.strip_suffix('b').unwrap_or(unit);
+    let (prefix, base) = match unit.strip_suffix('i') {
+        Some(prefix) => (prefix, 1024_f64),
+        None => (unit, 1000.0),
+    };
+    let power = match prefix {
+        "" if base == 1000.0 => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * base.powi(power);
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
 /// Most threads anyone may ask for: far above any machine, far below where starting them takes minutes.
 const MOST_THREADS: usize = 1024;
 
@@ -221,6 +245,27 @@ mod tests {
             ("a", None),
         ] {
             assert_eq!(list(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("4GB", Some(4_000_000_000)),
+            ("4g", Some(4_000_000_000)),
+            ("1.5 GiB", Some(3 << 29)),
+            ("512MiB", Some(512 << 20)),
+            ("2k", Some(2000)),
+            ("0", None),
+            ("-1", None),
+            ("4iB", None),
+            ("4X", None),
+            ("", None),
+            ("nan", None),
+            ("999999999t", None),
+        ] {
+            assert_eq!(bytes(text).ok(), expected, "{text:?}");
         }
     }
 

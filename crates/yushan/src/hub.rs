@@ -45,10 +45,15 @@ pub(crate) struct Held {
     /// As `pull` and `run` take it.
     pub(crate) name: String,
     pub(crate) bytes: u64,
-    /// The format, and what a GGUF file says of itself.
-    pub(crate) kind: String,
     /// A file, or the folder of a model with safetensors.
     pub(crate) path: PathBuf,
+}
+
+impl Held {
+    /// The format, and what a GGUF file says of itself.
+    pub(crate) fn kind(&self) -> String {
+        if self.path.is_dir() { "safetensors".into() } else { kind(&self.path) }
+    }
 }
 
 /// The data home: `YUSHAN_HOME`, or `yushan` in the XDG data folder.
@@ -241,7 +246,7 @@ impl Hub {
         if folder == repository && entries.iter().any(weights) {
             let bytes = entries.iter().map(|path| size(path)).sum();
             let (name, path) = (named(folder), folder.to_path_buf());
-            held.push(Held { name, bytes, kind: "safetensors".into(), path });
+            held.push(Held { name, bytes, path });
         }
         for path in entries {
             if path.is_dir() {
@@ -253,7 +258,7 @@ impl Hub {
             let first = parts_of_split(&file)[0] == file;
             if first && (is_gguf(&file) || file.ends_with(".bin")) {
                 let bytes = parts(&path).iter().map(|part| size(part)).sum();
-                held.push(Held { name: named(&path), bytes, kind: kind(&path), path });
+                held.push(Held { name: named(&path), bytes, path });
             }
         }
         Ok(())

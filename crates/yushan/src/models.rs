@@ -49,7 +49,7 @@ impl Models {
                 .iter()
                 .map(|model| {
                     serde_json::json!({
-                        "name": model.name, "bytes": model.bytes, "type": model.kind,
+                        "name": model.name, "bytes": model.bytes, "type": model.kind(),
                         "path": model.path.display().to_string(),
                     })
                 })
@@ -65,7 +65,7 @@ impl Models {
         let width = held.iter().map(|model| model.name.chars().count()).max().unwrap_or(0).max(4);
         writeln!(out, "{:width$}  {:>8}  TYPE", "NAME", "SIZE")?;
         for model in held {
-            writeln!(out, "{:width$}  {:>8}  {}", model.name, bytes(model.bytes), model.kind)?;
+            writeln!(out, "{:width$}  {:>8}  {}", model.name, bytes(model.bytes), model.kind())?;
         }
         Ok(())
     }

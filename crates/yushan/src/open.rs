@@ -12,8 +12,12 @@ use crate::{hub, progress};
 
 /// Opens a file by its path, a pulled model's name, or its name on a hub.
 pub(crate) fn model(name: &str) -> Result<ModelFile> {
-    let path = hub::resolve(name)?;
-    ModelFile::open(&path).with_context(|| path.display().to_string())
+    file(&hub::resolve(name)?)
+}
+
+/// Opens a file or folder.
+pub(crate) fn file(path: &Path) -> Result<ModelFile> {
+    ModelFile::open(path).with_context(|| path.display().to_string())
 }
 
 /// The tokenizer of a file, or the one kept apart.

@@ -1,23 +1,28 @@
 //! `serve`: the system, until Ctrl-C.
 //!
-//! It loads the models, starts the kernel and the server, and says where they are. Off this machine
-//! it does not listen without keys.
+//! It loads the models that are named, puts those that were pulled on the shelf, starts the kernel and the
+//! server, and says where they are. A name that is an address stands for the models of another server.
+//! Off this machine it does not listen without keys.
 
 use std::net::IpAddr;
-use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use yushan_abi::{Complete, Disk};
+use yushan_abi::{Complete, Disk, Keep};
 use yushan_kernel::runtime::clock;
-use yushan_kernel::{Kernel, Options, Price, SwapFile, World};
-use yushan_server::{Doors, Fault, Library, Progress, Server};
+use yushan_kernel::{Kernel, Loaded, Options, Price, Stock, SwapFile, World};
+use yushan_model::Error;
+use yushan_model::engine::available_memory;
+use yushan_server::{Doors, Server};
 
 use crate::accounts::{Accounts, Storing, open_disk};
 use crate::exit::{BadFile, BadUsage};
 use crate::interrupt::Interrupt;
 use crate::logs::Logs;
+use crate::remote::{self, Remote, Route};
+use crate::shelf::{Files, Pulled};
 use crate::spans::Spans;
 use crate::{flags, hub, wire};
 
@@ -31,8 +36,16 @@ const BLOCKING: usize = 64;
 /// Start the system: models as processes, behind the OpenAI and Ollama interfaces
 #[derive(clap::Args)]
 pub(crate) struct Serve {
-    /// Models: files, names that `models` lists, or hf:OWNER/REPO[:FILE] [default: the only one pulled]
+    /// Models to hold in memory: files, names that `models` lists, or hf:OWNER/REPO[:FILE]; http://HOST/v1
+    /// adds the models of another server (its key: YUSHAN_REMOTE_KEY). All that were pulled are loaded
+    /// when they are asked for
     models: Vec<String>,
+    /// Bytes that all models in memory may take: 8GB, 512MiB [default: nine tenths of what is free]
+    #[arg(long, value_name = "BYTES", value_parser = flags::bytes)]
+    memory: Option<u64>,
+    /// How long an unused model stays in memory: 5m, 1h30m, seconds, -1 (for ever)
+    #[arg(long, value_name = "TIME", default_value = "5m", allow_hyphen_values = true)]
+    keep_alive: Keep,
     /// The address to listen on; others than this machine's need keys
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
@@ -83,14 +96,7 @@ impl Serve {
             let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
             return Err(BadUsage(why.into()).into());
         }
-        let names = match self.models.is_empty() {
-            true => vec![only_model()?],
-            false => self.models.clone(),
-        };
-        let mut loaded = Vec::new();
-        for name in &names {
-            loaded.push(wire::load(name, &self.engine, self.slots)?);
-        }
+        let (loaded, stock) = self.stock()?;
         let _storing = Storing::start(accounts.usage.clone())?;
         let options = Options {
             slots: self.slots,
@@ -105,17 +111,17 @@ impl Serve {
             price: Price { read: self.price_read, written: self.price_written },
             tools: Vec::new(),
         };
-        let kernel = Arc::new(Kernel::start_in(world, loaded, options));
+        let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
         let doors = self.hosts.iter().fold(Doors::default(), |doors, name| doors.host(name));
         let doors = self.origins.iter().fold(doors, |doors, origin| doors.origin(origin));
-        let mut server = Server::new(kernel.clone(), disk, Arc::new(Shelf), accounts);
+        let pulled = Arc::new(Pulled(kernel.clone()));
+        let mut server = Server::new(self.complete(kernel.clone()), disk, pulled, accounts);
         server.kernel = Some(kernel.clone());
         server.index = Some(sqlite);
-        let seats = kernel.clone();
-        server.seats = Box::new(move || Some(seats.seats()));
+        server.seats = Box::new(move || Some(kernel.seats()));
         server.doors = doors;
         server.traces = spans.as_ref().map(Spans::traces);
-        self.listen(server, &kernel)
+        self.listen(server)
     }
 
     /// A file without a name, so that it is gone with the system, however that ends.
@@ -129,7 +135,51 @@ impl Serve {
         Ok(Some(SwapFile { file: file.with_context(why)?, bytes: (self.swap_file as u64) << 20 }))
     }
 
-    fn listen(&self, server: Server, kernel: &Kernel) -> Result<()> {
+    /// The models to hold in memory, loaded, and those that can be.
+    fn stock(&self) -> Result<(Vec<Loaded>, Stock)> {
+        let free = || available_memory().map(|bytes| bytes / 10 * 9);
+        let memory = self.memory.or_else(free);
+        let files = Arc::new(Files::new(self.given()?, self.engine.clone(), self.slots));
+        let loaded = files.load_given()?;
+        check_room(&loaded, memory)?;
+        Ok((loaded, Stock { shelf: files, memory, keep: self.keep_alive }))
+    }
+
+    /// The models to hold in memory: the name that clients give, and where each lies.
+    fn given(&self) -> Result<Vec<(String, PathBuf)>> {
+        if self.models.is_empty() && hub::list()?.is_empty() {
+            let how = "no model: give a file or a name on a hub, for example \
+                       yushan serve hf:HuggingFaceTB/SmolLM2-135M-Instruct";
+            return Err(BadFile(how.into()).into());
+        }
+        let mut given: Vec<(String, PathBuf)> = Vec::new();
+        for argument in self.models.iter().filter(|name| !remote::is_address(name)) {
+            let name = wire::short_name(argument);
+            if given.iter().any(|(other, _)| *other == name) {
+                let why = format!("two models would be called {name:?}: rename one of the files");
+                return Err(BadUsage(why).into());
+            }
+            given.push((name, hub::resolve(argument)?));
+        }
+        Ok(given)
+    }
+
+    /// The kernel, and other servers after it.
+    fn complete(&self, kernel: Arc<Kernel>) -> Arc<dyn Complete> {
+        let key = std::env::var(remote::KEY).ok().filter(|key| !key.is_empty());
+        let addresses = self.models.iter().filter(|name| remote::is_address(name));
+        let remotes = addresses.map(|address| {
+            Arc::new(Remote::new(address, key.clone(), self.queue)) as Arc<dyn Complete>
+        });
+        let mut all: Vec<Arc<dyn Complete>> = remotes.collect();
+        if all.is_empty() {
+            return kernel;
+        }
+        all.insert(0, kernel);
+        Arc::new(Route(all))
+    }
+
+    fn listen(&self, server: Server) -> Result<()> {
         let interrupt = Interrupt::catch()?;
         let files = getrlimit(Resource::Nofile);
         // Every connection is an open file. If there may be no more, fewer connections are taken at once.
@@ -147,8 +197,13 @@ impl Serve {
                 format!("{}:{} (another server may be running; see --port)", self.host, self.port)
             })?;
             let address = listener.local_addr()?;
-            for model in kernel.models() {
-                eprintln!("model   {}, context of {} tokens", model.name, model.context);
+            for model in server.complete.models() {
+                let place = match (model.loaded, model.architecture.as_str()) {
+                    (Some(_), _) => "in memory",
+                    (None, "remote") => "on another server",
+                    (None, _) => "loaded when asked for",
+                };
+                eprintln!("model   {}, context of {} tokens, {place}", model.name, model.context);
             }
             eprintln!("chat    http://{address}/");
             eprintln!("OpenAI  http://{address}/v1");
@@ -171,51 +226,17 @@ async fn interrupted(interrupt: &Interrupt) {
     }
 }
 
-/// The only model that is here, if there is one and no other.
-fn only_model() -> Result<String> {
-    let held = hub::list()?;
-    match &held[..] {
-        [model] => Ok(model.name.clone()),
-        [] => Err(BadFile(
-            "no model: give a file or a name on a hub, for example \
-             yushan serve hf:HuggingFaceTB/SmolLM2-135M-Instruct"
-                .into(),
-        )
+/// What is to stay in memory has to fit.
+fn check_room(loaded: &[Loaded], memory: Option<u64>) -> Result<()> {
+    let asked = loaded.iter().map(|model| model.info.memory).sum();
+    match memory {
+        Some(limit) if asked > limit => Err(Error::Memory {
+            what: "the models to hold in memory".into(),
+            asked,
+            limit,
+            hint: "give fewer of them, a smaller --context or --slots, or more --memory".into(),
+        }
         .into()),
-        _ => {
-            let names: Vec<&str> = held.iter().map(|model| model.name.as_str()).collect();
-            Err(BadUsage(format!("which model? Here are {}", names.join(", "))).into())
-        }
-    }
-}
-
-/// Models on the hub and on the disk. What is pulled can be served after the next start.
-struct Shelf;
-
-impl Library for Shelf {
-    fn pull(
-        &self,
-        name: &str,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<(), Fault> {
-        let status = |status: &str| Progress { status: status.into(), ..Progress::default() };
-        if progress(status("pulling manifest")).is_break() {
-            return Ok(());
-        }
-        hub::pull(name).map_err(fault)?;
-        let _ = progress(status("success"));
-        Ok(())
-    }
-
-    fn delete(&self, name: &str) -> Result<(), Fault> {
-        hub::remove(name).map(|_| ()).map_err(fault)
-    }
-}
-
-fn fault(error: anyhow::Error) -> Fault {
-    let detail = crate::exit::line(&error);
-    match error.is::<BadUsage>() {
-        true => Fault::invalid("model", detail),
-        false => Fault::NotFound { what: "model", name: detail },
+        _ => Ok(()),
     }
 }

@@ -21,7 +21,12 @@ struct System {
 impl System {
     /// Serves `model.gguf` of this folder.
     fn start(folder: &Path, flags: &str) -> System {
-        let arguments = format!("serve model.gguf --port 0 --threads 1 {flags}");
+        System::serve(folder, &format!("model.gguf {flags}"))
+    }
+
+    /// Serves what these arguments say.
+    fn serve(folder: &Path, arguments: &str) -> System {
+        let arguments = format!("serve {arguments} --port 0 --threads 1");
         let mut child = yushan(folder, &arguments).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut system = System { child, address: String::new(), stderr };
@@ -255,6 +260,91 @@ fn a_running_completion_is_killed() {
     assert_eq!((&process["pid"], &process["exit"]), (&pid.into(), &json!("killed")), "{process}");
     let (code, _, stderr) = system.command(folder.path(), "kill 4096");
     assert!(code == Some(1) && stderr.contains("4096"), "{stderr}");
+}
+
+/// Puts a model where a pulled one lies.
+fn pulled(folder: &Path, from: &str, name: &str) -> std::path::PathBuf {
+    let to = folder.join("home/models").join(name);
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::copy(folder.join(from), &to).unwrap();
+    to
+}
+
+#[test]
+fn pulled_models_come_when_they_are_asked_for_and_go() {
+    let folder = folder();
+    let (first, second) = ("hf:ann/first:first.gguf", "hf:ann/second:second.gguf");
+    pulled(folder.path(), "model.gguf", "ann/first/first.gguf");
+    let system = System::serve(folder.path(), "-c 512 --slots 1");
+    let listed = |path: &str| -> Vec<String> {
+        let (_, list) = system.ask(path, None, None);
+        let models = list["models"].as_array().unwrap();
+        models.iter().map(|model| model["name"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!((listed("/api/tags"), listed("/api/ps")), (vec![first.into()], vec![]));
+    // One that comes later can be asked for at once, by its short names too.
+    let path = pulled(folder.path(), "model.gguf", "ann/second/second.gguf");
+    for (model, full) in [("hf:ann/second", second), ("first", first)] {
+        let mut body = question("hi", 4);
+        body["model"] = model.into();
+        let (status, answer) = system.ask("/v1/chat/completions", Some(body), None);
+        assert_eq!((status, &answer["model"]), (200, &json!(full)), "{answer}");
+    }
+    assert_eq!(listed("/api/ps"), [first, second]);
+    let (_, running) = system.ask("/api/ps", None, None);
+    let (_, tags) = system.ask("/api/tags", None, None);
+    assert!(running["models"][0]["size"].as_u64() > tags["models"][0]["size"].as_u64());
+    let body = json!({ "model": "first", "keep_alive": 0 });
+    let (_, answer) = system.ask("/api/generate", Some(body), None);
+    assert_eq!(answer["done_reason"], "unload", "{answer}");
+    while listed("/api/ps") != [second] {}
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(listed("/api/tags"), [first]);
+    // What is no model is named as it is asked for, and harms nobody.
+    std::fs::write(folder.path().join("damaged"), "GGUF\u{7}\0\0\0 nonsense").unwrap();
+    pulled(folder.path(), "damaged", "ann/third/third.gguf");
+    let mut body = question("hi", 4);
+    body["model"] = "third".into();
+    let (status, answer) = system.ask("/v1/chat/completions", Some(body), None);
+    let why = answer["error"]["message"].as_str().unwrap();
+    assert!(status == 500 && why.contains("version") && !why.contains("home/"), "{why}");
+    let mut body = question("hi", 4);
+    body["model"] = "first".into();
+    assert_eq!(system.ask("/v1/chat/completions", Some(body), None).0, 200);
+}
+
+#[test]
+fn memory_is_a_bound() {
+    let folder = folder();
+    pulled(folder.path(), "model.gguf", "ann/first/first.gguf");
+    let arguments = "serve model.gguf --memory 1KB --port 0";
+    let (code, _, stderr) = finish(yushan(folder.path(), arguments));
+    assert!(code == Some(4) && stderr.contains("--memory"), "{stderr}");
+    let system = System::serve(folder.path(), "--memory 1KB");
+    let mut body = question("hi", 4);
+    body["model"] = "first".into();
+    let (status, answer) = system.ask("/v1/chat/completions", Some(body), None);
+    assert_eq!((status, &answer["error"]["code"]), (507, &json!("no_room")), "{answer}");
+}
+
+#[test]
+fn another_server_is_one_argument() {
+    let folder = folder();
+    let far = System::start(folder.path(), "-c 512");
+    let near = System::serve(folder.path(), &format!("{}/v1", far.address));
+    let (_, here) = near.ask("/v1/chat/completions", Some(question("hi", 8)), None);
+    let (_, there) = far.ask("/v1/chat/completions", Some(question("hi", 8)), None);
+    assert_eq!(here["choices"], there["choices"]);
+    assert_eq!(here["usage"]["completion_tokens"], 8, "{here}");
+    let (status, why) = near.ask("/tokenize", Some(json!({ "content": "a" })), None);
+    assert_eq!(status, 400, "{why}");
+    // Through Ollama's interface, whose usual sampling needs fields that OpenAI has not.
+    let body = json!({ "model": "model", "prompt": "hi", "options": { "num_predict": 3 }, "stream": false, "keep_alive": "5m" });
+    let (status, answer) = near.ask("/api/generate", Some(body), None);
+    assert_eq!(status, 200, "{answer}");
+    drop(far);
+    let (status, why) = near.ask("/v1/chat/completions", Some(question("hi", 8)), None);
+    assert!(status == 500 && why.to_string().contains("does not answer"), "{why}");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use yushan_abi::{Label, Language, ModelInfo, Refusal, Request, Sink, Sources};
+use yushan_abi::{Label, Refusal, Request, Sink, Sources};
 
 use super::places::Places;
 use super::{Command, Models, stopped, title};
@@ -35,7 +35,6 @@ impl Beginner {
         sink: Box<dyn Sink>,
         life: Option<Life>,
     ) -> Result<(Box<Job>, Box<Spawn>), Refusal> {
-        self.model(&request.model)?;
         let place = self.places.take()?;
         let fresh = self.fresh(request, &[])?;
         let spawn = match &life {
@@ -63,15 +62,11 @@ impl Beginner {
 
     /// A turn, made ready, of which so much was written before.
     pub(super) fn fresh(&self, request: &Request, written: &[u32]) -> Result<Fresh, Refusal> {
-        let (info, language) = self.model(&request.model)?;
+        let lease = self.models.lease(&request.model)?;
         let asks = |request: Request, sink| {
             let (job, spawn) = self.prepared(&request, sink, None)?;
             self.commands.send(Command::Start(job, spawn, None)).map_err(|_| stopped())
         };
-        Fresh::new((info, language.as_ref()), request, written, &asks)
-    }
-
-    pub(super) fn model(&self, name: &str) -> Result<&(ModelInfo, Arc<dyn Language>), Refusal> {
-        self.models.get(name).ok_or_else(|| Refusal::NoModel(name.into()))
+        Fresh::new(lease, request, written, &asks)
     }
 }

@@ -122,6 +122,14 @@ impl Runtime {
             Command::Look(pid, reply) => {
                 let _ = reply.send(self.life(pid).cloned());
             }
+            Command::Add(name, engine) => {
+                self.engines.insert(name, engine);
+                self.tell_rows();
+            }
+            Command::Remove(name, reply) => {
+                let _ = reply.send(self.engines.remove(&name));
+                self.tell_rows();
+            }
             Command::List(reply) => {
                 let _ = reply.send(self.core.processes().cloned().collect());
             }
@@ -186,6 +194,13 @@ impl Runtime {
             self.tell(event);
         }
         self.when_durable(reply, alive);
+    }
+
+    /// A step has no more rows than every engine takes.
+    fn tell_rows(&mut self) {
+        if let Some(rows) = self.engines.values().map(|engine| engine.max_rows()).min() {
+            self.tell(Event::Rows(rows));
+        }
     }
 
     /// Tells the core what happened and does what it says.

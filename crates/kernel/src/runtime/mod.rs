@@ -15,6 +15,7 @@ mod places;
 mod programs;
 pub mod replay;
 mod seats;
+mod shelf;
 mod step;
 mod swap;
 
@@ -25,7 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
-    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Language, ModelInfo,
+    Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Keep, Language, ModelInfo,
     Refusal, Request, Sink, Tool, ToolResult,
 };
 
@@ -35,6 +36,9 @@ use self::engine::Runtime;
 pub(crate) use self::places::Place;
 use self::places::Places;
 pub use self::seats::Seats;
+pub(crate) use self::shelf::Lease;
+use self::shelf::Models;
+pub use self::shelf::{Shelf, Stock};
 use self::swap::Swap;
 pub use self::swap::{SwapFile, Swapped};
 use crate::core::{Core, Event};
@@ -127,6 +131,10 @@ enum Command {
     Says(Pid, Says, SyncSender<Result<(), Refusal>>),
     Mail(Pid, String, SyncSender<Result<(), Refusal>>),
     Look(Pid, SyncSender<Option<Life>>),
+    /// A model was loaded.
+    Add(String, Box<dyn Executor>),
+    /// A model that no process uses is given up.
+    Remove(String, SyncSender<Option<Box<dyn Executor>>>),
     List(SyncSender<Vec<Process>>),
     /// What was noted last of a process is durable.
     GoOn(Pid),
@@ -141,9 +149,6 @@ enum Command {
     Stop,
 }
 
-/// Models by name: what they are, and their text sides.
-type Models = BTreeMap<String, (ModelInfo, Arc<dyn Language>)>;
-
 /// The running system.
 pub struct Kernel {
     commands: SyncSender<Command>,
@@ -155,7 +160,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Starts the engine's thread with these models and nothing beside them.
+    /// Starts the engine's thread with these models and no others, and nothing beside them.
     ///
     /// # Panics
     /// If the operating system has no thread left.
@@ -163,29 +168,34 @@ impl Kernel {
         Kernel::start_in(World::default(), loaded, options)
     }
 
-    /// Starts the engine's thread with these models. [`Kernel::resume`] brings back the processes of
-    /// the journal.
+    /// Starts the engine's thread with these models and no others. [`Kernel::resume`] brings back the
+    /// processes of the journal.
     ///
     /// # Panics
     /// If the operating system has no thread left.
     pub fn start_in(world: World, loaded: Vec<Loaded>, options: Options) -> Kernel {
-        let models: Models = loaded
-            .iter()
-            .map(|model| (model.info.name.clone(), (model.info.clone(), model.language.clone())))
-            .collect();
+        Kernel::with_stock(world, loaded, Stock::none(), options)
+    }
+
+    /// As [`Kernel::start_in`]; these models stay until their memory is needed, and others are loaded
+    /// from a shelf when they are asked for.
+    ///
+    /// # Panics
+    /// If the operating system has no thread left.
+    pub fn with_stock(world: World, loaded: Vec<Loaded>, stock: Stock, options: Options) -> Kernel {
+        let held =
+            loaded.iter().map(|model| (model.info.clone(), model.language.clone())).collect();
         let rows = loaded.iter().map(|model| model.executor.max_rows()).min().unwrap_or(1);
-        let limits = Limits {
-            slots: options.slots.clamp(1, rows),
-            rows,
-            prefill_beside: options.prefill_beside,
-        };
+        let Options { slots, prefill_beside, .. } = options;
+        let limits = Limits { slots: slots.max(1), rows, prefill_beside };
         let (commands, receiver) = mpsc::sync_channel(COMMANDS);
         let seats = Arc::<Mutex<Seats>>::default();
         let engines = loaded.into_iter().map(|model| (model.info.name, model.executor)).collect();
+        let models = Models::new(held, stock, commands.clone());
         let clerk = Clerk::start(world.disk.clone(), commands.clone());
         let beginner = Beginner {
             commands: commands.clone(),
-            models: Arc::new(models),
+            models,
             places: Places::new(options.most),
             price: world.price,
             parent: None,
@@ -262,7 +272,7 @@ impl Kernel {
                 }
                 continue;
             }
-            if self.beginner.model(&life.program.request.model).is_err() {
+            if !self.beginner.models.knows(&life.program.request.model) {
                 // It waits in the journal for a start with its model.
                 from = from.min(told.first);
                 continue;
@@ -389,6 +399,7 @@ fn spawn_of(life: &Life, price: Price) -> Spawn {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
+        self.beginner.models.stop();
         let _ = self.commands.send(Command::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -415,11 +426,19 @@ impl Complete for Kernel {
     }
 
     fn models(&self) -> Vec<ModelInfo> {
-        self.beginner.models.values().map(|(info, _)| info.clone()).collect()
+        self.beginner.models.list()
     }
 
     fn language(&self, model: &str) -> Result<Arc<dyn Language>, Refusal> {
-        Ok(self.beginner.model(model)?.1.clone())
+        Ok(self.beginner.models.lease(model)?.language.clone())
+    }
+
+    fn ready(&self, model: &str) -> Result<(), Refusal> {
+        self.beginner.models.lease(model).map(drop)
+    }
+
+    fn keep(&self, model: &str, keep: Keep) -> bool {
+        self.beginner.models.keep(model, keep)
     }
 }
 

@@ -103,7 +103,7 @@ impl Runtime {
         }
     }
 
-    /// Brings the conversation into tokens, on a thread of its own.
+    /// Brings the conversation into tokens, on a thread of its own; its model may have to be loaded first.
     fn ready(&self, pid: Pid) {
         let Some(life) = self.life(pid) else { return };
         let request = life.request();
@@ -323,6 +323,7 @@ impl Runtime {
             job.sequence = engine.fork(sequence).ok();
             if job.sequence.is_some() {
                 (job.history, job.fed) = (of.history.clone(), of.fed);
+                job.lease = of.lease.clone();
             }
         }
         self.jobs.insert(pid, job);

@@ -1,6 +1,7 @@
 //! `/api/chat`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
@@ -8,19 +9,20 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use yushan_abi::{Call, Message, ModelInfo, Part, Prompt};
+use yushan_abi::{Call, Keep, Message, ModelInfo, Part, Prompt};
 
 use crate::Server;
 use crate::body::{CONVERSATION, Ignored, ignored, json, refuse};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{Fault, OllamaError};
+use crate::ollama::keep::{KeepAlive, keep};
 use crate::ollama::options::{self, Options};
 use crate::ollama::reply::{Kind, Line, OllamaFace};
 use crate::openai::fields::{Tool, tools};
 use crate::openai::messages::{label, name_answers, role};
 use crate::openai::with_ignored;
-use crate::stream::{Times, streamed, whole};
+use crate::stream::{streamed, whole};
 
 /// A request to continue a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -38,7 +40,7 @@ pub(crate) struct OllamaChatRequest {
     truncate: Option<bool>,
     logprobs: Option<bool>,
     top_logprobs: Option<u64>,
-    keep_alive: Option<Ignored>,
+    keep_alive: Option<KeepAlive>,
     think: Option<Ignored>,
     shift: Option<Ignored>,
 }
@@ -99,51 +101,80 @@ pub(crate) async fn create(
 ) -> Result<Response, Fault> {
     let body: OllamaChatRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
     let model = super::model(&server, &body.model).await?;
+    let kind = Kind::Chat;
     if body.messages.is_empty() {
-        return ready(&server, Kind::Chat, &model).await;
+        return ready(&server, kind, &model, body.keep_alive).await;
     }
-    let ignored = body.ignored();
+    let (ignored, keep_alive) = (body.ignored(), body.keep_alive);
     let stream = body.stream.unwrap_or(true);
     let request = body.check(&model, &caller)?;
-    let response = answer(&server, &caller, Kind::Chat, &model, request, stream).await?;
-    Ok(with_ignored(response, &ignored))
+    answer(&server, &caller, Asked { kind, model, request, stream, keep_alive, ignored }).await
+}
+
+/// A checked request, of either kind.
+pub(crate) struct Asked {
+    pub(crate) kind: Kind,
+    pub(crate) model: ModelInfo,
+    pub(crate) request: yushan_abi::Request,
+    pub(crate) stream: bool,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// Names of fields that were given and are not used.
+    pub(crate) ignored: Vec<&'static str>,
 }
 
 /// Answers `chat` and `generate`.
 pub(crate) async fn answer(
     server: &Server,
     caller: &Caller,
-    kind: Kind,
-    model: &ModelInfo,
-    request: yushan_abi::Request,
-    stream: bool,
+    asked: Asked,
 ) -> Result<Response, Fault> {
-    let face = OllamaFace::new(kind, &model.name);
+    let Asked { kind, model, request, stream, keep_alive, mut ignored } = asked;
+    let name = model.name;
+    let load = loaded(server, &name).await?;
+    let face = OllamaFace::new(kind, &name, load);
     let events = server.start(caller, request, 1).await?;
-    if stream {
-        return Ok(streamed(server, events, face));
+    // It runs, so the time counts from its end on.
+    if !keep(server, &name, keep_alive).await? {
+        ignored.push("keep_alive");
     }
-    let answer = whole(events).await?.pop();
-    let answer = answer.ok_or_else(|| Fault::Internal("no answer came".to_string()))?;
-    Ok(Json(Line::whole(kind, &model.name, answer)).into_response())
+    let response = if stream {
+        streamed(server, events, face)
+    } else {
+        let answer = whole(events).await?.pop();
+        let answer = answer.ok_or_else(|| Fault::Internal("no answer came".to_string()))?;
+        Json(Line::whole(kind, &name, answer, load)).into_response()
+    };
+    Ok(with_ignored(response, &ignored))
 }
 
-/// A request without words makes the model ready.
+/// Brings a model into memory; how long that took.
+async fn loaded(server: &Server, model: &str) -> Result<Duration, Fault> {
+    let begun = Instant::now();
+    let (complete, name) = (server.complete.clone(), model.to_string());
+    blocking(move || complete.ready(&name)).await??;
+    Ok(begun.elapsed())
+}
+
+/// A request without words makes the model ready, or gives it up if it is to be kept for no time.
 pub(crate) async fn ready(
     server: &Server,
     kind: Kind,
     model: &ModelInfo,
+    keep_alive: Option<KeepAlive>,
 ) -> Result<Response, Fault> {
-    let times = Times::now();
-    let (complete, name) = (server.complete.clone(), model.name.clone());
-    blocking(move || complete.language(&name).map(drop)).await??;
-    Ok(Json(Line::loaded(kind, &model.name, &times)).into_response())
+    let gives_up = matches!(keep_alive, Some(KeepAlive(Keep::For(Duration::ZERO))));
+    let (reason, load) = match gives_up {
+        true => ("unload", Duration::ZERO),
+        false => ("load", loaded(server, &model.name).await?),
+    };
+    let kept = keep(server, &model.name, keep_alive).await?;
+    let response = Json(Line::empty(kind, &model.name, reason, load)).into_response();
+    Ok(with_ignored(response, if kept { &[] } else { &["keep_alive"] }))
 }
 
 impl OllamaChatRequest {
     fn ignored(&self) -> Vec<&'static str> {
         let mut names = ignored(&[
-            ("keep_alive", self.keep_alive.is_some()),
             ("think", self.think.is_some()),
             ("shift", self.shift.is_some()),
             ("messages.thinking", self.messages.iter().any(|message| message.thinking.is_some())),

@@ -13,11 +13,11 @@ use crate::Server;
 use crate::body::{CONVERSATION, Ignored, ignored, json, refuse};
 use crate::doors::Caller;
 use crate::fault::{Fault, OllamaError};
-use crate::ollama::chat::{answer, ready};
+use crate::ollama::chat::{Asked, answer, ready};
+use crate::ollama::keep::KeepAlive;
 use crate::ollama::options::{self, Options};
 use crate::ollama::reply::{Kind, Line};
 use crate::openai::messages::label;
-use crate::openai::with_ignored;
 
 /// A request to answer a prompt.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -41,7 +41,7 @@ pub(crate) struct GenerateRequest {
     template: Option<String>,
     context: Option<Vec<u32>>,
     images: Option<Vec<Value>>,
-    keep_alive: Option<Ignored>,
+    keep_alive: Option<KeepAlive>,
     think: Option<Ignored>,
     shift: Option<Ignored>,
 }
@@ -64,23 +64,20 @@ pub(crate) async fn create(
 ) -> Result<Response, Fault> {
     let body: GenerateRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
     let model = super::model(&server, &body.model).await?;
+    let kind = Kind::Generate;
     if body.prompt.is_empty() {
-        return ready(&server, Kind::Generate, &model).await;
+        return ready(&server, kind, &model, body.keep_alive).await;
     }
-    let ignored = body.ignored();
+    let (ignored, keep_alive) = (body.ignored(), body.keep_alive);
     let stream = body.stream.unwrap_or(true);
     let request = body.check(&model, &caller)?;
-    let response = answer(&server, &caller, Kind::Generate, &model, request, stream).await?;
-    Ok(with_ignored(response, &ignored))
+    answer(&server, &caller, Asked { kind, model, request, stream, keep_alive, ignored }).await
 }
 
 impl GenerateRequest {
     fn ignored(&self) -> Vec<&'static str> {
-        let mut names = ignored(&[
-            ("keep_alive", self.keep_alive.is_some()),
-            ("think", self.think.is_some()),
-            ("shift", self.shift.is_some()),
-        ]);
+        let mut names =
+            ignored(&[("think", self.think.is_some()), ("shift", self.shift.is_some())]);
         names.extend(self.options.iter().flat_map(Options::ignored));
         names
     }

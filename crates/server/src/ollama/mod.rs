@@ -7,6 +7,7 @@
 pub(crate) mod chat;
 pub(crate) mod embed;
 pub(crate) mod generate;
+mod keep;
 pub(crate) mod models;
 pub(crate) mod options;
 pub(crate) mod reply;

@@ -22,6 +22,9 @@ use crate::ollama::reply::line;
 use crate::openai::with_ignored;
 use crate::{Progress, Server, ids};
 
+/// The last second that a date of four digits can name: what stays for ever stays until then.
+const LAST: u64 = 253_402_300_799;
+
 /// The version.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Version {
@@ -46,6 +49,7 @@ pub(crate) struct Tag {
     name: String,
     model: String,
     modified_at: String,
+    /// Bytes of its file; of those in memory, bytes it takes there.
     size: u64,
     digest: String,
     details: Details,
@@ -97,10 +101,10 @@ impl Tag {
         Tag {
             name: info.name.clone(),
             modified_at: ids::rfc3339(info.created),
-            size: info.bytes,
+            size: if running { info.memory } else { info.bytes },
             digest: info.digest.clone(),
             details: Details::of(&info),
-            expires_at: info.loaded.filter(|_| running).map(ids::rfc3339),
+            expires_at: info.loaded.filter(|_| running).map(|until| ids::rfc3339(until.min(LAST))),
             size_vram: running.then_some(0),
             context_length: info.context,
             model: info.name,

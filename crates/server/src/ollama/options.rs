@@ -7,7 +7,7 @@ use yushan_abi::{Form, ModelInfo, Overflow, Request, Sampling};
 
 use crate::body::{Ignored, ignored, refuse, whole};
 use crate::fault::Fault;
-use crate::openai::fields::{Knobs, Texts, max_tokens, schema_form, stops};
+use crate::openai::fields::{Knobs, Texts, max_tokens, most_tokens, schema_form, stops};
 
 /// How tokens are chosen, and how many.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -49,27 +49,28 @@ pub(crate) struct Options {
 impl Options {
     /// Sets what the options say; Ollama's defaults for the rest.
     pub(crate) fn apply(self, model: &ModelInfo, request: &mut Request) -> Result<(), Fault> {
-        whole("options.num_ctx", self.num_ctx, 1, model.context)?;
+        let context = most_tokens(model);
+        whole("options.num_ctx", self.num_ctx, 1, context)?;
         refuse("options.mirostat", self.mirostat.is_some_and(|on| on != 0), "not there: use 0")?;
         refuse("options.tfs_z", self.tfs_z.is_some_and(|z| z != 1.0), "not there: use 1")?;
         let count = |field: &str, value: Option<i64>, all: i64, low| match value {
             Some(value) if (all..0).contains(&value) => Ok(None),
             Some(value) => {
                 let value = u64::try_from(value).map_err(|_| {
-                    let high = model.context;
+                    let high = context;
                     Fault::invalid(
                         field,
                         format!("{value} was given; expected a whole number from {all} to {high}"),
                     )
                 })?;
-                max_tokens(field, Some(value), low, model.context)
+                max_tokens(field, Some(value), low, context)
             }
             None => Ok(None),
         };
         request.max_tokens = count("options.num_predict", self.num_predict, -2, 1)?;
         let look_back = count("options.repeat_last_n", self.repeat_last_n, -1, 0)?;
         // -1 was given: all of it.
-        let look_back = self.repeat_last_n.map(|_| look_back.unwrap_or(model.context) as u64);
+        let look_back = self.repeat_last_n.map(|_| look_back.unwrap_or(context) as u64);
         let knobs = Knobs {
             temperature: self.temperature,
             top_k: self.top_k,

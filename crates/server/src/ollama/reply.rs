@@ -3,6 +3,8 @@
 //! The key decision: one type of line for both, since they differ in one field; calls are told whole, as Ollama's
 //! clients expect their arguments as an object.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -97,21 +99,20 @@ impl Line {
     }
 
     /// The whole answer.
-    pub(crate) fn whole(kind: Kind, model: &str, answer: Answer) -> Line {
+    pub(crate) fn whole(kind: Kind, model: &str, answer: Answer, load: Duration) -> Line {
         let mut line = Line::new(kind, model, answer.text);
         let logprobs = answer.pieces.into_iter();
         line.logprobs = logprobs.map(|(_, logprob)| TokenLogprob::of(logprob)).collect();
         line.call(answer.calls);
-        line.finish(&answer.finish, &answer.counts, &answer.times)
+        line.finish(&answer.finish, &answer.counts, answer.times.nanoseconds(), load)
     }
 
-    /// The answer to a request that says nothing: the model was made ready.
-    pub(crate) fn loaded(kind: Kind, model: &str, times: &Times) -> Line {
+    /// The answer to a request that says nothing: the model was made ready, or given up.
+    pub(crate) fn empty(kind: Kind, model: &str, reason: &'static str, load: Duration) -> Line {
         let line = Line::new(kind, model, String::new());
-        let mut line = line.finish(&Finish::End, &Counts::default(), times);
+        let mut line = line.finish(&Finish::End, &Counts::default(), (0, 0, 0), load);
         if let Some(end) = &mut line.end {
-            (end.done_reason, end.load_duration) = ("load", end.total_duration);
-            (end.prompt_eval_duration, end.eval_duration) = (0, 0);
+            end.done_reason = reason;
         }
         line
     }
@@ -133,8 +134,15 @@ impl Line {
             .collect();
     }
 
-    fn finish(mut self, finish: &Finish, counts: &Counts, times: &Times) -> Line {
-        let (total, prompt, answer) = times.nanoseconds();
+    /// Times are those after the model was there.
+    fn finish(
+        mut self,
+        finish: &Finish,
+        counts: &Counts,
+        (total, prompt, answer): (u64, u64, u64),
+        load: Duration,
+    ) -> Line {
+        let load = u64::try_from(load.as_nanos()).unwrap_or(u64::MAX);
         self.done = true;
         self.end = Some(LineEnd {
             done_reason: match finish {
@@ -143,8 +151,8 @@ impl Line {
                 Finish::Cancelled => "cancelled",
                 Finish::Budget(_) => "budget",
             },
-            total_duration: total,
-            load_duration: 0,
+            total_duration: total.saturating_add(load),
+            load_duration: load,
             prompt_eval_count: counts.prompt,
             prompt_eval_duration: prompt,
             eval_count: counts.generated,
@@ -160,11 +168,13 @@ pub(crate) struct OllamaFace {
     kind: Kind,
     model: String,
     times: Times,
+    /// How long the model was loaded before.
+    load: Duration,
 }
 
 impl OllamaFace {
-    pub(crate) fn new(kind: Kind, model: &str) -> OllamaFace {
-        OllamaFace { kind, model: model.to_string(), times: Times::now() }
+    pub(crate) fn new(kind: Kind, model: &str, load: Duration) -> OllamaFace {
+        OllamaFace { kind, model: model.to_string(), times: Times::now(), load }
     }
 }
 
@@ -199,7 +209,8 @@ impl Face for OllamaFace {
                     line(&one, out);
                 }
                 let last = Line::new(self.kind, &self.model, String::new());
-                line(&last.finish(&finish, &counts, &self.times), out);
+                let times = self.times.nanoseconds();
+                line(&last.finish(&finish, &counts, times, self.load), out);
             }
             Event::Failed(refusal) => self.fault(refusal.into(), out),
         }

@@ -141,6 +141,14 @@ pub(crate) fn stops(field: &str, stop: Option<Texts>) -> Result<Vec<String>, Fau
     }
 }
 
+/// Bound on tokens where nobody knows how many a model's context holds.
+const MOST_TOKENS: usize = 1 << 24;
+
+/// Most tokens that a request may name for a model: as many as its context holds, if that is known.
+pub(crate) fn most_tokens(model: &yushan_abi::ModelInfo) -> usize {
+    if model.context == 0 { MOST_TOKENS } else { model.context }
+}
+
 /// Most tokens of an answer: no more than the context holds.
 pub(crate) fn max_tokens(
     field: &str,

@@ -25,8 +25,9 @@ pub(crate) struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// Our extension: tokens its context holds.
-    context_length: usize,
+    /// Our extension: tokens its context holds, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<usize>,
     /// Our extension: whether it is in memory.
     loaded: bool,
 }
@@ -38,7 +39,7 @@ impl From<ModelInfo> for Model {
             object: "model",
             created: info.created,
             owned_by: "yushan",
-            context_length: info.context,
+            context_length: Some(info.context).filter(|&context| context > 0),
             loaded: info.loaded.is_some(),
         }
     }

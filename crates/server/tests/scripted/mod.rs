@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yushan_abi::{
     Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Hit, Index, Item,
-    Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role, Sink,
-    ToolChoice, Writer,
+    Keep, Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role,
+    Sink, ToolChoice, Writer,
 };
 use yushan_server::{Access, Allowance, Caller, Denial, Fault, Keys, Library, Progress, Turn};
 
@@ -33,6 +33,8 @@ pub(crate) struct Fake {
     pub(crate) gone: Arc<AtomicUsize>,
     /// The request asked last.
     pub(crate) last: Mutex<Option<Request>>,
+    /// For how long the model was to be kept, when that was said last.
+    pub(crate) kept: Mutex<Option<Keep>>,
 }
 
 impl Complete for Fake {
@@ -72,7 +74,13 @@ impl Complete for Fake {
             quantization: "F32".to_string(),
             digest: "00ff".to_string(),
             template: Some("{{ messages }}".to_string()),
-            loaded: Some(1_800_000_000),
+            loaded: match *self.kept.lock().unwrap() {
+                Some(Keep::For(Duration::ZERO)) => None,
+                Some(Keep::Forever) => Some(u64::MAX),
+                _ => Some(1_800_000_000),
+            },
+            memory: 2048,
+            aliases: vec!["tiny".to_string()],
         }]
     }
 
@@ -81,6 +89,11 @@ impl Complete for Fake {
             MODEL => Ok(Arc::new(Bytes)),
             other => Err(Refusal::NoModel(other.to_string())),
         }
+    }
+
+    fn keep(&self, _: &str, keep: Keep) -> bool {
+        *self.kept.lock().unwrap() = Some(keep);
+        true
     }
 }
 

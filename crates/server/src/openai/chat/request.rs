@@ -97,7 +97,7 @@ impl ChatRequest {
         let n = whole("n", self.n, 1, MOST_ANSWERS)?.unwrap_or(1);
         let stream = stream_of(self.stream, self.stream_options.take())?;
         let sampling = self.sampling()?;
-        let max_tokens = self.max_tokens(model.context)?;
+        let max_tokens = self.max_tokens(fields::most_tokens(model))?;
         let logprobs = self.logprobs()?;
         let messages = conversation(self.messages, &caller.tenant)?;
         let tools = fields::tools(self.tools.unwrap_or_default())?;

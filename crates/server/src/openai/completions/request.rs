@@ -10,7 +10,7 @@ use crate::body::{Ignored, ignored, refuse, whole};
 use crate::doors::Caller;
 use crate::fault::Fault;
 use crate::openai::chat::StreamOptions;
-use crate::openai::fields::{self, Knobs, MOST_ANSWERS, Texts, class, max_tokens};
+use crate::openai::fields::{self, Knobs, MOST_ANSWERS, Texts, class, max_tokens, most_tokens};
 
 /// Prompts of one request.
 const MOST_PROMPTS: usize = 128;
@@ -108,7 +108,7 @@ impl CompletionRequest {
         let stream = crate::openai::chat::stream_of(self.stream, options)?;
         let sampling = self.sampling()?;
         // With `echo`, 0 asks for the prompt's log-probabilities alone.
-        let most = max_tokens("max_tokens", self.max_tokens, 0, model.context)?;
+        let most = max_tokens("max_tokens", self.max_tokens, 0, most_tokens(model))?;
         let echo = self.echo.unwrap_or(false);
         if most == Some(0) && !echo {
             return Err(Fault::invalid("max_tokens", "0 tokens without echo: nothing to answer"));

@@ -14,7 +14,8 @@ use crate::body::{Ignored, ignored, refuse, whole};
 use crate::doors::Caller;
 use crate::fault::Fault;
 use crate::openai::fields::{
-    Choice, Function, Knobs, OneOrList, class, distinct, max_tokens, schema_form, tool_choice,
+    Choice, Function, Knobs, OneOrList, class, distinct, max_tokens, most_tokens, schema_form,
+    tool_choice,
 };
 use crate::openai::messages::{label, name_answers, role};
 use crate::openai::responses::object::{Named, ResponseObject};
@@ -157,7 +158,7 @@ impl ResponseRequest {
         let mut ignored = self.ignored();
         let knobs = Knobs { temperature: self.temperature, top_p: self.top_p, ..Knobs::default() };
         let sampling = knobs.sampling("", Sampling::default())?;
-        let low = max_tokens("max_output_tokens", self.max_output_tokens, 1, model.context)?;
+        let low = max_tokens("max_output_tokens", self.max_output_tokens, 1, most_tokens(model))?;
         let logprobs = self.logprobs()?;
         let format = self.text.take().and_then(|text| {
             if text.verbosity.is_some() {
