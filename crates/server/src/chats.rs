@@ -98,6 +98,9 @@ pub(crate) struct ChatQuery {
     after: Option<String>,
 }
 
+/// The last second that a conversation can be of: in the year 36,812.
+const LATEST: usize = (1 << 40) - 1;
+
 impl Chat {
     /// Checks a conversation that is to be kept and fills in what it does not say.
     fn check(&mut self, field: &str, caller: &Caller) -> Result<Vec<Message>, Fault> {
@@ -110,6 +113,9 @@ impl Chat {
         if id.is_empty() || id.len() > 64 || !id.chars().all(plain) {
             let detail = format!("{id:?} was given; expected 1 to 64 letters, digits, - and _");
             return Err(Fault::invalid(format!("{field}.id"), detail));
+        }
+        for (name, seconds) in [("created_at", self.created_at), ("updated_at", self.updated_at)] {
+            crate::body::whole(&format!("{field}.{name}"), seconds, 0, LATEST)?;
         }
         let now = ids::seconds();
         self.created_at.get_or_insert(now);

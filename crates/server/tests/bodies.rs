@@ -91,6 +91,10 @@ const WHOLE: &[Field] = &[
     ("/api/generate", text, "options.mirostat"),
     ("/v1/processes", process, "max_tokens"),
     ("/v1/processes", process, "weight"),
+    ("/api/embed", response, "options.top_k"),
+    ("/api/embed", response, "options.mirostat"),
+    ("/api/embeddings", text, "options.top_k"),
+    ("/api/embeddings", text, "options.mirostat"),
 ];
 
 /// As above, but -1 and -2 have a meaning.
@@ -99,6 +103,10 @@ const NEGATIVE: &[Field] = &[
     ("/api/chat", chat, "options.repeat_last_n"),
     ("/api/generate", text, "options.num_predict"),
     ("/api/generate", text, "options.repeat_last_n"),
+    ("/api/embed", response, "options.num_predict"),
+    ("/api/embed", response, "options.repeat_last_n"),
+    ("/api/embeddings", text, "options.num_predict"),
+    ("/api/embeddings", text, "options.repeat_last_n"),
 ];
 
 /// Any 64 bits.
@@ -108,6 +116,8 @@ const SEEDS: &[Field] = &[
     ("/api/chat", chat, "options.seed"),
     ("/api/generate", text, "options.seed"),
     ("/v1/processes", process, "seed"),
+    ("/api/embed", response, "options.seed"),
+    ("/api/embeddings", text, "options.seed"),
 ];
 
 /// Fractions between bounds above -10 and below 100.
@@ -145,6 +155,22 @@ const FRACTIONS: &[Field] = &[
     ("/api/generate", text, "options.presence_penalty"),
     ("/api/generate", text, "options.tfs_z"),
     ("/v1/processes", process, "temperature"),
+    ("/api/embed", response, "options.temperature"),
+    ("/api/embed", response, "options.top_p"),
+    ("/api/embed", response, "options.min_p"),
+    ("/api/embed", response, "options.typical_p"),
+    ("/api/embed", response, "options.repeat_penalty"),
+    ("/api/embed", response, "options.frequency_penalty"),
+    ("/api/embed", response, "options.presence_penalty"),
+    ("/api/embed", response, "options.tfs_z"),
+    ("/api/embeddings", text, "options.temperature"),
+    ("/api/embeddings", text, "options.top_p"),
+    ("/api/embeddings", text, "options.min_p"),
+    ("/api/embeddings", text, "options.typical_p"),
+    ("/api/embeddings", text, "options.repeat_penalty"),
+    ("/api/embeddings", text, "options.frequency_penalty"),
+    ("/api/embeddings", text, "options.presence_penalty"),
+    ("/api/embeddings", text, "options.tfs_z"),
 ];
 
 #[tokio::test]
@@ -526,6 +552,17 @@ const INNER: &[(&str, &str, &str)] = &[
             "type": "function", "function": {"name": "f", "arguments": "{}"}}]}]}"#,
     ),
     ("/api/generate", "context", r#"{"model": MODEL, "prompt": "a", "context": [PLACE]}"#),
+    ("/v1/embeddings", "input", r#"{"model": MODEL, "input": [97, PLACE]}"#),
+    (
+        "/v1/chats",
+        "conversations.created_at",
+        r#"{"conversations": [{"messages": [{"role": "user", "content": "a"}], "created_at": PLACE}]}"#,
+    ),
+    (
+        "/v1/chats",
+        "conversations.updated_at",
+        r#"{"conversations": [{"messages": [{"role": "user", "content": "a"}], "updated_at": PLACE}]}"#,
+    ),
     ("/detokenize", "tokens", r#"{"tokens": [97, PLACE]}"#),
     ("/v1/processes/1", "nice", r#"{"nice": ["batch", PLACE]}"#),
 ];
