@@ -142,7 +142,7 @@ impl Core {
         for &(pid, rows) in &plan.rows {
             if let Some(process) = self.processes.get_mut(&pid) {
                 process.pending -= rows.min(process.pending);
-                process.spent += rows as u64;
+                process.spent += rows as i64;
             }
         }
         plan
@@ -166,7 +166,7 @@ impl Core {
                 self.with(pid, |process| {
                     let unread = process.pending + planned;
                     process.pending = unread.saturating_sub(cached + run);
-                    process.spent = process.spent.saturating_sub(left as u64);
+                    process.spent -= left as i64;
                     process.counts.cached += cached;
                 });
             }
@@ -202,8 +202,7 @@ impl Core {
         match event {
             // What it reads a second time is not its fault: it costs its turn, not its budget.
             Event::Evicted(pid, pending) => self.with(pid, |process| {
-                let again = pending.saturating_sub(process.pending) as u64;
-                process.spent = process.spent.saturating_sub(again);
+                process.spent -= pending.saturating_sub(process.pending) as i64;
                 process.pending = pending;
             }),
             Event::Wrote(pid) => self.with(pid, |process| {
@@ -262,7 +261,7 @@ impl Core {
             stopped: false,
             pending: spawn.prompt,
             counts: yushan_abi::Counts { prompt: spawn.prompt, ..Default::default() },
-            spent: spawn.spent.tokens,
+            spent: i64::try_from(spawn.spent.tokens).unwrap_or(i64::MAX),
             calls: spawn.spent.calls,
             meter: BTreeMap::new(),
             mailbox: VecDeque::new(),
@@ -389,7 +388,9 @@ impl Core {
             let budget = p.spawn.budget;
             let beyond = |limit: Option<u64>, used: u64| limit.is_some_and(|limit| used > limit);
             match () {
-                () if p.pending > 0 && beyond(budget.tokens, p.spent + p.pending as u64) => {
+                () if p.pending > 0
+                    && beyond(budget.tokens, (p.spent + p.pending as i64).max(0) as u64) =>
+                {
                     Some("tokens")
                 }
                 () if beyond(budget.calls, p.calls) => Some("calls"),

@@ -168,7 +168,7 @@ pub struct Process {
     /// What it has seen and cost.
     pub counts: Counts,
     /// Tokens charged to its budget.
-    pub spent: u64,
+    pub spent: i64,
     /// Calls charged to its budget.
     pub calls: u64,
     /// How often it made each system call.
@@ -186,11 +186,16 @@ impl Process {
     pub fn cost(&self, reading: u64, writing: u64) -> u64 {
         let Price { read, written } = self.spawn.price;
         let generated = self.counts.generated as u64 + self.spawn.spent.written;
-        let reading = (self.spent + reading).saturating_sub(generated);
+        let reading = self.used().saturating_add(reading).saturating_sub(generated);
         let generated = generated + writing;
         let cost =
             u128::from(reading) * u128::from(read) + u128::from(generated) * u128::from(written);
         u64::try_from(cost / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Tokens charged to its budget, while some are read again that are not charged twice.
+    pub fn used(&self) -> u64 {
+        self.spent.max(0).cast_unsigned()
     }
 
     /// Milliseconds that it has lived, before the system stopped too.

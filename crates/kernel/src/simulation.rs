@@ -76,7 +76,7 @@ impl Life {
         for process in self.core.processes() {
             let pid = process.pid;
             assert!(
-                process.spawn.budget.tokens.is_none_or(|limit| process.spent <= limit),
+                process.spawn.budget.tokens.is_none_or(|limit| process.used() <= limit),
                 "{pid} spent {} of {:?}",
                 process.spent,
                 process.spawn.budget

@@ -508,7 +508,7 @@ fn child(life: &Life, task: &str, instructions: &str, tools: &[String]) -> Resul
 /// What a child gets of a budget: what was asked for, or half of what is left.
 fn share(parent: &Process, tokens: Option<u64>, now_ms: u64) -> Budget {
     let used = Budget {
-        tokens: Some(parent.spent),
+        tokens: Some(parent.used()),
         calls: Some(parent.calls),
         money: Some(parent.cost(0, 0)),
         wall_ms: Some(parent.lived(now_ms)),
