@@ -281,15 +281,17 @@ fn spans_reach_a_collector() {
         assert_eq!(status, 200, "{answer}");
         let unknown = json!({"model": "model", "prompt": "a".repeat(100_000), "n": 2});
         assert_eq!(system.ask("/v1/completions", Some(&unknown), &[]).0, 400);
+        let texts = json!({"model": "model", "input": "a secret"});
+        assert_eq!(system.ask("/v1/embeddings", Some(&texts), &[]).0, 200);
         system.interrupt();
         let mut spans = Vec::new();
-        while spans.len() < 2 {
+        while spans.len() < 3 {
             let (head, more) = sent.recv_timeout(PATIENCE).unwrap();
             assert!(head.starts_with("POST /v1/traces HTTP/1.1"), "{head}");
             assert!(head.to_lowercase().contains("x-project: snow"), "{head}");
             spans.extend(more);
         }
-        let [answered, failed] = &spans[..] else { panic!("{spans:?}") };
+        let [answered, failed, embedded] = &spans[..] else { panic!("{spans:?}") };
         assert_eq!(answered.name, "chat model");
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(
@@ -326,6 +328,8 @@ fn spans_reach_a_collector() {
         assert_eq!(attribute(failed, "error.type"), "context_length_exceeded");
         assert_eq!(attribute(failed, "gen_ai.request.choice.count"), 2);
         assert!(failed.parent_span_id.is_empty());
+        assert_eq!(embedded.name, "embeddings model");
+        assert_eq!(attribute(embedded, "gen_ai.operation.name"), "embeddings");
     }
 }
 
