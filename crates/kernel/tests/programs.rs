@@ -300,8 +300,9 @@ fn a_crash_after_any_record_changes_nothing() {
         if !alive {
             continue;
         }
-        let (_, last) = end(&events);
+        let (text, last) = end(&events);
         assert!(matches!(last, Event::Done { finish: Finish::End, .. }), "{cut}: {last:?}");
+        assert!(text.ends_with("- x\n"), "its reader misses what was said: {cut} {text:?}");
         let writes = |records: &[Record], what: &str| {
             records.iter().filter(|r| r.pid == 1 && r.body.contains(what)).count()
         };

@@ -627,7 +627,9 @@ async fn background_responses_end_or_are_cancelled() {
     let done = ended("hello").await;
     assert_eq!(done["output"][0]["content"][0]["text"], "You said: hello");
     assert_eq!(ended("fail").await["error"]["message"], "the disk is on fire");
-    assert_eq!(ended("be busy").await["error"]["code"], "rate_limit_exceeded");
+    // What is refused at once was never queued.
+    let refused = house.post("/v1/responses", ask("be busy")).await;
+    assert_eq!((refused.status, &refused.headers["retry-after"]), (429, &"2".parse().unwrap()));
     let queued = house.post("/v1/responses", ask("go on forever")).await.json();
     let path = format!("/v1/responses/{}", queued["id"].as_str().expect("an id"));
     let cancelled = house.post(&format!("{path}/cancel"), Value::Null).await.json();

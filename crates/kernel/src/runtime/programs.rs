@@ -429,7 +429,14 @@ impl Runtime {
         let spawn = Spawn { spent, ..spawn_of(&life, self.world.price) };
         let (mailbox, held) = (life.mailbox.clone(), life.held);
         let request = life.program.request.clone();
-        self.jobs.insert(pid, Job::new(&request, sink, Some(life)));
+        // Its reader was not there when its last turn ended.
+        let said = matches!(life.next(), Next::End(_)).then(|| life.text.clone());
+        let mut job = Job::new(&request, sink, Some(life));
+        if let Some(text) = said {
+            job.begin();
+            job.show_pieces(vec![Piece::Text(text)], None);
+        }
+        self.jobs.insert(pid, job);
         self.tell(Event::Resumed(pid, Box::new(spawn)));
         for (from, message) in mailbox {
             self.tell(Event::Send(from, pid, Box::new(message)));
