@@ -22,10 +22,11 @@ impl Paper {
         Paper { room: Some(room), ..Paper::default() }
     }
 
-    /// The disk as it was after so many records.
+    /// The disk as it was after so many records; what was kept to be found is there.
     pub(crate) fn torn(&self, records: usize) -> Paper {
         let records = self.records.lock().unwrap()[..records].to_vec();
-        Paper { records: Arc::new(Mutex::new(records)), ..Paper::default() }
+        let items = Arc::new(Mutex::new(self.items.lock().unwrap().clone()));
+        Paper { records: Arc::new(Mutex::new(records)), items, ..Paper::default() }
     }
 }
 
