@@ -73,7 +73,8 @@ impl Answer {
 
     /// Reads the usage, and our own note of what the model saw.
     fn count(&mut self, chunk: &Value) {
-        let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+        // No honest count is larger, and sums of a few of these fit everywhere.
+        let number = |value: &Value| value.as_u64().map(|n| n.min(u32::MAX.into()) as usize);
         let (usage, window) = (&chunk["usage"], &chunk["context"]);
         let counts = &mut self.counts;
         let set = |place: &mut usize, value: &Value| *place = number(value).unwrap_or(*place);

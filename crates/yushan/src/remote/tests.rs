@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use scripted::{CONTEXT, Fake, MODEL, Memory, OneModel, TwoKeys};
 use serde_json::json;
 use yushan_abi::{
-    Call, Complete, Event, Finish, Flow, Form, Keep, Label, Message, Overflow, Prompt, Refusal,
+    Call, Complete, Counts, Event, Finish, Flow, Form, Keep, Label, Message, Overflow, Prompt, Refusal,
     Request, Role, Sink, ToolChoice, ToolSpec,
 };
 use yushan_server::Server;
@@ -359,4 +359,21 @@ fn silence_ends_and_its_connection_too() {
     }
     let nobody = Remote::new("http://127.0.0.1:1", None, 8);
     assert!(nobody.models().is_empty());
+}
+
+#[test]
+fn counts_that_cannot_be_are_bounded() {
+    let most = u64::MAX;
+    let answer = format!(
+        "{HEAD}data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"finish_reason\":\"stop\"}}],\
+         \"usage\":{{\"prompt_tokens\":{most},\"completion_tokens\":{most},\
+         \"prompt_tokens_details\":{{\"cached_tokens\":{most}}}}},\
+         \"context\":{{\"limit\":{most},\"dropped_tokens\":{most}}}}}\n\ndata: [DONE]\n\n"
+    );
+    let (address, _) = broken(answer.into_bytes(), false);
+    let (_, Event::Done { counts, .. }) = finish(ask(&remote(&address), said("hello"))) else {
+        panic!("it ends");
+    };
+    let Counts { prompt, cached, generated, limit, dropped, .. } = counts;
+    assert_eq!([prompt, cached, generated, limit, dropped], [u32::MAX as usize; 5]);
 }

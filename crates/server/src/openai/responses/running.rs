@@ -1,7 +1,7 @@
 //! Responses that are being made in the background.
 //!
 //! The key decision: whoever writes the end of a response, its task or whoever cancels it, claims the entry first;
-//! the other then leaves it alone. The entry goes after the document was written.
+//! the other then leaves it alone. The entry goes after the document was written, or with a task that panics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +36,11 @@ impl Running {
 
     /// Starts a task under a name.
     pub(crate) fn begin(&self, id: &str, task: impl Future<Output = ()> + Send + 'static) {
+        let entered = Entered { running: self.clone(), id: id.to_string() };
+        let task = async move {
+            let _entered = entered;
+            task.await;
+        };
         let mut all = self.lock();
         all.insert(id.to_string(), Entry { stage: Stage::Queued, task: None });
         // The task needs the lock to claim its entry, so it cannot end before its handle is there.
@@ -76,5 +81,36 @@ impl Running {
     /// Its end is written.
     pub(crate) fn remove(&self, id: &str) {
         self.lock().remove(id);
+    }
+}
+
+/// An entry that is not left behind when its task panics. One that was aborted belongs to whoever claimed it.
+struct Entered {
+    running: Running,
+    id: String,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.running.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_leaves_no_entry() {
+        let running = Running::default();
+        running.begin("panics", async { panic!("as this test wants") });
+        running.begin("stopped", std::future::pending());
+        assert!(running.stop("stopped"));
+        while running.stage("panics").is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(running.stage("stopped"), Some(Stage::Ending));
     }
 }
