@@ -125,7 +125,8 @@ impl Server {
     pub fn resume(self: &Arc<Self>) -> Result<usize, yushan_abi::DiskError> {
         let Some(kernel) = &self.kernel else { return Ok(0) };
         kernel.resume(|life| match life.program.key.as_str() {
-            "" => Some(Box::new(yushan_abi::Nobody)),
+            "" if life.program.parent.is_some() => Some(Box::new(yushan_abi::Nobody)),
+            "" => Some(Box::new(watch::Unread::again(self, &life.program.request.tenant))),
             _ => openai::responses::again(self, life),
         })
     }

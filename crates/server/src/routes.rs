@@ -27,6 +27,7 @@ pub fn router(server: Arc<Server>) -> Router {
     };
     let of = |access, routes| guarded(access, false, routes);
     let metered = |routes| guarded(Access::Use, true, routes);
+    let managed = |routes| guarded(Access::Manage, true, routes);
     let ollama = Router::new()
         .merge(of(Access::Look, ollama_look()))
         .merge(metered(ollama_use()))
@@ -38,6 +39,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .merge(of(Access::Use, showing()))
         .merge(of(Access::Use, keeping()))
         .merge(of(Access::Manage, processes()))
+        .merge(managed(working()))
         .merge(open())
         .merge(ollama)
         .fallback(nowhere)
@@ -98,9 +100,15 @@ fn keeping() -> Routes {
 
 fn processes() -> Routes {
     Router::new()
-        .route("/v1/processes", get(system::list).post(system::spawn))
+        .route("/v1/processes", get(system::list))
         .route("/v1/processes/{pid}", get(system::look).post(system::tell))
         .route("/v1/processes/{pid}/log", get(system::log))
+}
+
+/// They use tokens, as those of [`completing`].
+fn working() -> Routes {
+    Router::new()
+        .route("/v1/processes", post(system::spawn))
         .route("/v1/processes/{pid}/replay", post(system::replay))
 }
 

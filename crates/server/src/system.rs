@@ -11,7 +11,9 @@ use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
-use yushan_abi::{Class, Label, Message, ModelInfo, Nobody, Prompt, Role, Sampling, Sources};
+use yushan_abi::{
+    Class, Counts, Label, Message, ModelInfo, Prompt, Refusal, Role, Sampling, Sources,
+};
 use yushan_kernel::gate::Capability;
 use yushan_kernel::{Budget, Kernel, Pid, Process, Program, Replay, Says, Signal};
 
@@ -20,6 +22,7 @@ use crate::body::{CONVERSATION, OPTIONS, json as body, whole};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
+use crate::watch::Unread;
 
 /// Weights a process may have.
 const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=1000;
@@ -185,7 +188,10 @@ pub(crate) async fn spawn(
     let model = server.model(&asked.model).await?;
     let program = asked.program(&caller.tenant, &model)?;
     let kernel = kernel(&server)?;
-    let pid = blocking(move || kernel.spawn(program, Box::new(Nobody))).await??;
+    let unread = Unread::new(&server, &caller, &program.request);
+    let sink = Box::new(unread.clone());
+    let pid = blocking(move || kernel.spawn(program, sink)).await?.map_err(Fault::from);
+    let pid = pid.inspect_err(|fault| unread.refused(fault))?;
     Ok(Json(json!({ "pid": pid })))
 }
 
@@ -281,8 +287,15 @@ pub(crate) async fn log(
 )]
 pub(crate) async fn replay(
     State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
     InPath(pid): InPath,
 ) -> Result<Json<Replay>, Fault> {
     let kernel = kernel(&server)?;
-    Ok(Json(blocking(move || kernel.replay(Pid(pid), |_| {})).await??))
+    let replay = move || {
+        let replay = kernel.replay(Pid(pid), |_| {})?;
+        let generated = usize::try_from(replay.tokens).unwrap_or(usize::MAX);
+        server.keys.charge(&caller, Counts { generated, ..Counts::default() });
+        Ok::<_, Refusal>(replay)
+    };
+    Ok(Json(blocking(replay).await??))
 }

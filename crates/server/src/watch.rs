@@ -3,10 +3,11 @@
 //! The key decision: everybody who must know is told here, at one place, by the events that the client gets
 //! too; so what is counted, charged and traced cannot differ. The prompt is charged when it was counted and
 //! an answer when it ends; one that ends early, because nobody reads it any more, is charged for the pieces that were seen.
+//! What a process has read in further turns is charged when it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use yushan_abi::{Counts, Event, Refusal, Request};
+use yushan_abi::{Counts, Event, Flow, Refusal, Request, Sink};
 
 use crate::Server;
 use crate::doors::{Caller, Keys};
@@ -22,6 +23,8 @@ pub(crate) struct Watch {
     /// Pieces of each answer that were seen; `None` when it has been charged.
     uncharged: Vec<Option<usize>>,
     prompt_charged: bool,
+    /// Tokens of prompts that were told, and charged.
+    read: usize,
     /// Whether it goes on after a restart, when the server stops.
     durable: bool,
     trace: Option<Trace>,
@@ -41,6 +44,7 @@ impl Watch {
             caller: caller.clone(),
             uncharged: vec![Some(0); n],
             prompt_charged: false,
+            read: 0,
             durable: request.durable.is_some(),
             trace: traces.map(|traces| Trace::begin(traces, parent, request, n)),
         }
@@ -55,6 +59,7 @@ impl Watch {
             caller: Caller::new(owner, ""),
             uncharged: vec![Some(0)],
             prompt_charged: true,
+            read: 0,
             durable: true,
             trace: None,
         }
@@ -68,19 +73,24 @@ impl Watch {
         }
         match event {
             // As the usage that is told: a prompt costs once, however many answers it gets.
-            Event::Started(counts) if !self.prompt_charged => {
-                self.prompt_charged = true;
-                self.charge(Counts { generated: 0, ..*counts });
+            Event::Started(counts) => {
+                self.read = self.read.max(counts.prompt);
+                if !std::mem::replace(&mut self.prompt_charged, true) {
+                    self.charge(Counts { generated: 0, ..*counts });
+                }
             }
-            Event::Started(_) | Event::Echo { .. } | Event::Embedding(_) => {}
+            Event::Echo { .. } | Event::Embedding(_) => {}
             Event::Text { .. } | Event::Call { .. } => {
                 if let Some(pieces) = &mut self.uncharged[choice] {
                     *pieces += 1;
                 }
             }
             Event::Done { counts, .. } => {
-                if self.uncharged[choice].take().is_some() {
-                    self.charge(Counts { generated: counts.generated, ..Counts::default() });
+                let generated = self.uncharged[choice].take().map_or(0, |_| counts.generated);
+                let prompt = counts.prompt.saturating_sub(self.read);
+                self.read += prompt;
+                if generated + prompt > 0 {
+                    self.charge(Counts { generated, prompt, ..Counts::default() });
                 }
             }
             Event::Failed(refusal) => {
@@ -128,5 +138,39 @@ impl Drop for Watch {
         for choice in 0..self.uncharged.len() {
             self.charge_pieces(choice);
         }
+    }
+}
+
+/// A sink without a reader, for a process that goes on by itself: what it uses is counted and charged.
+#[derive(Clone)]
+pub(crate) struct Unread(Arc<Mutex<Watch>>);
+
+impl Unread {
+    /// Of a process that begins.
+    pub(crate) fn new(server: &Server, caller: &Caller, request: &Request) -> Unread {
+        let mut watch = Watch::new(server, caller, request, 1);
+        watch.durable = true;
+        Unread(Arc::new(Mutex::new(watch)))
+    }
+
+    /// Of one that goes on from before the system stopped.
+    pub(crate) fn again(server: &Server, owner: &str) -> Unread {
+        Unread(Arc::new(Mutex::new(Watch::again(server, owner))))
+    }
+
+    /// It does not begin.
+    pub(crate) fn refused(&self, fault: &Fault) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused(fault);
+    }
+}
+
+impl Sink for Unread {
+    fn push(&mut self, event: Event) -> Flow {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).saw(0, &event);
+        Flow::More
+    }
+
+    fn is_ready(&mut self) -> Flow {
+        Flow::More
     }
 }

@@ -908,6 +908,8 @@ async fn what_is_used_is_charged_and_what_is_used_up_is_refused() {
         ("/api/chat", chat("hello")),
         ("/api/generate", json!({"model": MODEL, "prompt": "hello"})),
         ("/api/embed", json!({"model": MODEL, "input": "hello"})),
+        ("/v1/processes", json!({"model": MODEL, "task": "hello"})),
+        ("/v1/processes/1/replay", Value::Null),
     ];
     for (path, body) in &metered {
         let reply = house.as_key("key-poor", "POST", path, body).await;

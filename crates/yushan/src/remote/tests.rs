@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use scripted::{CONTEXT, Fake, MODEL, Memory, OneModel, TwoKeys};
 use serde_json::json;
 use yushan_abi::{
-    Call, Complete, Counts, Event, Finish, Flow, Form, Keep, Label, Message, Overflow, Prompt, Refusal,
-    Request, Role, Sink, ToolChoice, ToolSpec,
+    Call, Complete, Counts, Event, Finish, Flow, Form, Keep, Label, Message, Overflow, Prompt,
+    Refusal, Request, Role, Sink, ToolChoice, ToolSpec,
 };
 use yushan_server::Server;
 
