@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use yushan_kernel::{Entry, Life, Replay};
+use yushan_kernel::{Entry, Exit, Life, Replay};
 
 use crate::exit::BadUsage;
 use crate::inspect::visible;
-use crate::system::{ClassName, Where, plain};
+use crate::system::{ClassName, Where, class_name, plain};
 
 /// How often `logs --follow` looks.
 const EVERY: Duration = Duration::from_millis(300);
@@ -215,9 +215,19 @@ fn in_words(entry: &Entry) -> String {
             Some(tokens) => format!("gave {tokens} tokens of its budget to a child\n"),
             None => String::new(),
         },
-        Entry::Niced(class, weight) => format!("class {class:?}, weight {weight}\n"),
+        Entry::Niced(class, weight) => format!("class {}, weight {weight}\n", class_name(*class)),
         Entry::Held(held) => if *held { "held\n" } else { "goes on\n" }.into(),
-        Entry::Exited(exit) => format!("over: {exit:?}\n"),
+        Entry::Exited(exit) => format!("over: {}\n", end(exit)),
+    }
+}
+
+/// How a process ended.
+fn end(exit: &Exit) -> String {
+    match exit {
+        Exit::Done => "done".into(),
+        Exit::Killed => "it was killed".into(),
+        Exit::Budget(budget) => format!("its budget of {} was used up", plain(budget)),
+        Exit::Failed(why) => format!("it failed: {}", plain(why)),
     }
 }
 
@@ -228,6 +238,10 @@ impl ReplayOf {
         let replay: Replay = serde_json::from_str(&text)?;
         let (turns, tokens) = (replay.turns, replay.tokens);
         match replay.difference {
+            None if turns == 0 => {
+                println!("process {} said nothing that could be asked again", self.pid);
+                Ok(())
+            }
             None => {
                 println!("{turns} turns, {tokens} tokens: the same");
                 Ok(())
@@ -285,5 +299,29 @@ fn show_question(at: &Where, pid: u64) -> Result<()> {
 impl Mail {
     pub(crate) fn run(self) -> Result<()> {
         self.at.order(self.pid, json!({ "send": self.text }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use yushan_abi::Class;
+
+    use super::*;
+
+    #[test]
+    fn ends_and_classes_are_in_words() {
+        for (entry, words) in [
+            (Entry::Exited(Exit::Done), "over: done\n"),
+            (Entry::Exited(Exit::Killed), "over: it was killed\n"),
+            (
+                Entry::Exited(Exit::Budget("tokens".into())),
+                "over: its budget of tokens was used up\n",
+            ),
+            (Entry::Exited(Exit::Failed("no\u{1b}".into())), "over: it failed: no"),
+            (Entry::Niced(Class::Batch, 2), "class batch, weight 2\n"),
+        ] {
+            let said = in_words(&entry);
+            assert!(said.starts_with(words) && !said.contains('\u{1b}'), "{said:?}");
+        }
     }
 }

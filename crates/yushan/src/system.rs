@@ -225,7 +225,11 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 pub(crate) fn class(process: &Process) -> &'static str {
-    match process.spawn.class {
+    class_name(process.spawn.class)
+}
+
+pub(crate) fn class_name(class: Class) -> &'static str {
+    match class {
         Class::Interactive => "interactive",
         Class::Agent => "agent",
         Class::Batch => "batch",
