@@ -2,11 +2,13 @@
 //!
 //! It loads the models that are named, puts those that were pulled on the shelf, starts the kernel and the
 //! server, and says where they are. A name that is an address stands for the models of another server.
-//! Off this machine it does not listen without keys.
+//! Off this machine it does not listen without keys. One system has a data folder to itself.
 
+use std::fs::{File, TryLockError};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,6 +34,10 @@ pub(crate) const PORT: u16 = 3952;
 /// Threads for what blocks: keys and documents on the disk, prompts brought into tokens. They are not held while
 /// requests wait, so the queue may be longer.
 const BLOCKING: usize = 64;
+
+/// How often, and for how long each, a system waits for one that is just ending to leave the data folder.
+const TRIES: usize = 20;
+const TRY: Duration = Duration::from_millis(100);
 
 /// Start the system: models as processes, behind the OpenAI and Ollama interfaces
 #[derive(clap::Args)]
@@ -88,6 +94,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         self.logs.begin()?;
+        let _alone = alone()?;
         let spans = Spans::begin()?;
         let sqlite = Arc::new(open_disk()?);
         let disk: Arc<dyn Disk> = sqlite.clone();
@@ -218,6 +225,27 @@ impl Serve {
             Ok(())
         })
     }
+}
+
+/// Takes the data folder: held as long as the file is open, and let go by the operating system however this ends.
+fn alone() -> Result<File> {
+    let home = hub::home()?;
+    let path = home.join("serve.lock");
+    let why = || path.display().to_string();
+    std::fs::create_dir_all(&home).with_context(why)?;
+    let file = File::options().create(true).append(true).open(&path).with_context(why)?;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(TRY),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(why),
+        }
+    }
+    Err(BadUsage(format!(
+        "another yushan serve uses the data folder {}: end it, or set YUSHAN_HOME to another folder",
+        home.display()
+    ))
+    .into())
 }
 
 async fn interrupted(interrupt: &Interrupt) {

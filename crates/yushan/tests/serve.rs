@@ -174,7 +174,7 @@ fn a_process_of_its_own_is_started_and_read_about() {
     let spawn = "spawn tell --max-tokens 6 --tokens 500 --follow";
     let (code, out, err) = system.command(folder.path(), spawn);
     assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("said: ") && out.ends_with("over: Done\n"), "{out}");
+    assert!(out.contains("said: ") && out.ends_with("over: done\n"), "{out}");
     let (_, all) = system.ask("/v1/processes", None, None);
     let process = &all["data"][0];
     assert_eq!(process["spawn"]["budget"]["tokens"], 500, "{process}");
@@ -331,7 +331,8 @@ fn memory_is_a_bound() {
 fn another_server_is_one_argument() {
     let folder = folder();
     let far = System::start(folder.path(), "-c 512");
-    let near = System::serve(folder.path(), &format!("{}/v1", far.address));
+    let elsewhere = self::folder();
+    let near = System::serve(elsewhere.path(), &format!("{}/v1", far.address));
     let (_, here) = near.ask("/v1/chat/completions", Some(question("hi", 8)), None);
     let (_, there) = far.ask("/v1/chat/completions", Some(question("hi", 8)), None);
     assert_eq!(here["choices"], there["choices"]);
@@ -411,6 +412,44 @@ fn keys_are_asked_for() {
     assert_eq!(status, 200);
     let (code, _, stderr) = system.command(folder.path(), "ps");
     assert!(code == Some(1) && stderr.starts_with("error: "), "{stderr}");
+}
+
+#[test]
+fn a_data_folder_belongs_to_one_system() {
+    let folder = folder();
+    let system = System::start(folder.path(), "");
+    let (code, _, stderr) = finish(yushan(folder.path(), "serve model.gguf --port 0"));
+    assert_eq!(code, Some(2), "{stderr}");
+    for part in ["another yushan serve", "home", "YUSHAN_HOME"] {
+        assert!(stderr.starts_with("error: ") && stderr.contains(part), "{stderr}");
+    }
+    // It is there again at once when its system has been killed.
+    drop(system);
+    System::start(folder.path(), "");
+}
+
+#[test]
+fn processes_are_charged_to_the_key_they_were_started_with() {
+    let folder = folder();
+    let (code, key, stderr) =
+        finish(yushan(folder.path(), "keys new ann --tokens-per-day 20 --scopes look,use,manage"));
+    assert_eq!(code, Some(0), "{stderr}");
+    let key = key.trim();
+    let system = System::start(folder.path(), "--require-key");
+    let task = json!({ "model": "model", "task": "tell me", "max_tokens": 6 });
+    let (status, first) = system.ask("/v1/processes", Some(task.clone()), Some(key));
+    assert_eq!(status, 200, "{first}");
+    loop {
+        let (_, all) = system.ask("/v1/processes", None, Some(key));
+        if all["data"][0]["state"] == "exited" {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    for path in ["/v1/processes", "/v1/processes/1/replay"] {
+        let (status, refused) = system.ask(path, Some(task.clone()), Some(key));
+        assert_eq!((status, &refused["error"]["code"]), (429, &json!("insufficient_quota")));
+    }
 }
 
 #[test]

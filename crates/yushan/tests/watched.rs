@@ -187,6 +187,7 @@ fn the_log_has_a_line_for_each_request_and_no_secrets() {
     for line in [line, bad] {
         assert!(!line.contains("secret") && !line.contains(key.trim()), "{line}");
     }
+    drop(system);
     // Quiet, unless asked.
     let quiet = System::start(serve(folder.path(), ""));
     assert_eq!(quiet.ask("/v1/models", None, &[]).0, 200);
