@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use yushan_abi::{Class, Label, Message};
+use yushan_abi::{Class, Label, Message, Sources};
 
 use crate::process::{Budget, Exit, Pid, Process, Signal, Spawn, State};
 use crate::scheduler::{Plan, Scheduler};
@@ -213,6 +213,7 @@ impl Core {
             Event::Paused(pid) => self.with(pid, |process| {
                 process.counts.generated += 1;
                 process.times.1.get_or_insert(now_ms);
+                process.spawn.label = process.spawn.label.join(&Label::of(Sources::MODEL));
                 (process.state, process.pending) = (State::Calling, 0);
             }),
             Event::Call(pid, name) => self.with(pid, |process| {

@@ -57,8 +57,13 @@ impl Program {
 pub enum Entry {
     /// It began.
     Began(Box<Program>),
-    /// It wrote these tokens of its turn.
-    Wrote(Vec<TokenId>),
+    /// It wrote tokens of its turn.
+    Wrote {
+        /// Behind so many of them.
+        at: usize,
+        /// Which.
+        tokens: Vec<TokenId>,
+    },
     /// Its turn is over.
     Said {
         /// What it said beside its calls.
@@ -183,7 +188,9 @@ impl Life {
     pub fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Began(_) => {}
-            Entry::Wrote(tokens) => self.written.extend(tokens),
+            // Behind a hole they are of no use.
+            Entry::Wrote { at, tokens } if at == self.written.len() => self.written.extend(tokens),
+            Entry::Wrote { .. } => {}
             Entry::Said { text, calls, finish, counts } => self.say(text, calls, finish, counts),
             Entry::Intended { key } => self.intended = Some(key),
             Entry::Confirmed(allowed) => self.confirmed = Some(allowed),
@@ -210,7 +217,7 @@ impl Life {
         self.written.clear();
         self.turns += 1;
         self.counts = Counts {
-            limit: counts.limit,
+            limit: self.counts.limit.max(counts.limit),
             prompt: self.counts.prompt + counts.prompt,
             cached: self.counts.cached + counts.cached,
             dropped: self.counts.dropped + counts.dropped,
@@ -294,7 +301,7 @@ impl Life {
         Spent {
             tokens: prompt.saturating_sub(cached) as u64 + generated as u64,
             written: generated as u64,
-            calls: self.answered,
+            calls: self.answered + u64::from(self.intended.is_some() || self.confirmed.is_some()),
             wall_ms: lived,
         }
     }

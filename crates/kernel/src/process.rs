@@ -18,6 +18,7 @@ impl std::fmt::Display for Pid {
 
 /// What a process may use up. `None` is without bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Budget {
     /// Tokens read and written, those from the cache left out.
     pub tokens: Option<u64>,

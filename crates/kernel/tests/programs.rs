@@ -143,6 +143,7 @@ fn what_came_from_outside_decides_nothing_unless_the_user_says_so() {
         assert!(system.kernel.says(pid, Says::Allow("other".into(), true)).is_err());
         assert!(system.kernel.says(pid, Says::Text("yes".into())).is_err());
         system.kernel.says(pid, Says::Allow(life.key(), allow)).expect("is asked");
+        assert!(system.kernel.says(pid, Says::Allow(life.key(), allow)).is_err(), "asked once");
         assert_eq!(end(&events).0, expected);
         assert_eq!(system.write.keys.lock().unwrap().len(), usize::from(allow));
     }
@@ -169,7 +170,7 @@ fn children_are_started_waited_for_and_paid_for() {
         }
     }
     let system = system(family, Paper::default());
-    let budget = Budget { tokens: Some(100_000), ..Budget::default() };
+    let budget = Budget { tokens: Some(100_000), wall_ms: Some(60_000), ..Budget::default() };
     let (pid, events) = start(&system.kernel, Program { budget, ..program("parent") });
     assert_eq!(end(&events).0, "<<look({\"to\":3})>>");
     let processes = system.kernel.processes();
@@ -180,6 +181,7 @@ fn children_are_started_waited_for_and_paid_for() {
     assert_eq!(child.spawn.parent, Some(pid));
     let lent = child.spawn.budget.tokens.unwrap();
     assert_eq!(parent.spawn.budget.tokens.unwrap() + lent, 100_000);
+    assert_eq!(parent.spawn.budget.wall_ms, Some(60_000), "time passes for both");
     // What the child read from the web is in the parent's label now.
     assert!(!parent.spawn.label.is_trusted());
     assert_eq!(parent.meter, BTreeMap::from([("spawn".into(), 1), ("wait".into(), 1)]));
@@ -393,6 +395,15 @@ fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
         let all = first.kernel.processes();
         all.iter().all(|p| p.state == State::Receiving).then_some(())
     });
+    // Held, it does not read its mail; let go on, it does.
+    let (held, heard) = start(&first.kernel, program("look {\"to\":1};receive {};"));
+    until(|| first.kernel.look(held).filter(|life| life.turns == 2));
+    assert!(first.kernel.signal(held, yushan_kernel::Signal::Stop));
+    first.kernel.mail(held, "go".into()).expect("is taken");
+    assert_eq!(first.kernel.look(held).expect("is there").answered, 2);
+    assert_eq!(first.kernel.look(held).expect("is there").turns, 2);
+    assert!(first.kernel.signal(held, yushan_kernel::Signal::Continue));
+    assert_eq!(end(&heard).0, "hmhmfrom the user: go");
     assert!(first.kernel.signal(pid, yushan_kernel::Signal::Kill));
     assert!(matches!(end(&events).1, Event::Done { finish: Finish::Cancelled, .. }));
     assert!(!first.kernel.signal(pid, yushan_kernel::Signal::Kill));

@@ -182,7 +182,7 @@ fn in_words(entry: &Entry) -> String {
             let able = if able.is_empty() { "nothing".into() } else { able.join(", ") };
             format!("began: {} (may call {able})\n", plain(&program.title))
         }
-        Entry::Wrote(_) => String::new(),
+        Entry::Wrote { .. } => String::new(),
         Entry::Said { text, calls, counts, .. } => {
             let mut out = String::new();
             if !text.is_empty() {

@@ -221,7 +221,13 @@ impl Serve {
                 Ok(count) => eprintln!("resumed {count} processes"),
                 Err(error) => eprintln!("the journal cannot be read: {error}"),
             }
+            let kernel = server.kernel.clone();
             yushan_server::serve(listener, server, interrupted(&interrupt)).await;
+            // Before the tasks of this runtime go: who waits for a durable answer hears that the system
+            // stops, and does not let go of it.
+            if let Some(kernel) = kernel {
+                kernel.stop();
+            }
             Ok(())
         })
     }

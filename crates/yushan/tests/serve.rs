@@ -96,6 +96,16 @@ impl System {
     }
 }
 
+impl System {
+    /// Ctrl-C, and waits until it has ended.
+    fn interrupt(&mut self) {
+        let pid = self.child.id().to_string();
+        let told = std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(told.success());
+        self.child.wait().unwrap();
+    }
+}
+
 impl Drop for System {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it may have ended
@@ -138,12 +148,15 @@ fn a_background_response_goes_on_after_a_kill() {
     let mut system = System::start(folder.path(), "");
     let (_, first) = system.ask("/v1/responses", Some(asked.clone()), None);
     let whole = ended(&system, &first["id"]);
-    // Killed right after it was acknowledged, and a moment later, twice.
-    for moment in [0, 5, 30] {
+    // Killed or interrupted right after it was acknowledged, and a moment later, twice.
+    for (moment, interrupted) in [(0, false), (5, true), (30, false), (0, true)] {
         let (status, queued) = system.ask("/v1/responses", Some(asked.clone()), None);
         assert_eq!(status, 200, "{queued}");
         std::thread::sleep(std::time::Duration::from_millis(moment));
         for _ in 0..2 {
+            if interrupted {
+                system.interrupt();
+            }
             drop(system);
             system = System::start(folder.path(), "");
         }

@@ -4,6 +4,7 @@
 //! the clerk writes becomes one transaction, and what shall happen when a note is durable comes back as a
 //! command. Without a disk every note is durable at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
@@ -30,6 +31,12 @@ pub(super) enum Then {
     GoOn(Vec<Pid>),
     /// Whoever asked for a process hears of it.
     Began(Pid, SyncSender<Result<Pid, Refusal>>),
+    /// A process goes on, and whoever answered it hears that the answer is kept.
+    Said(Pid, SyncSender<Result<(), Refusal>>),
+    /// Whoever sent it hears that it is kept.
+    Sent(SyncSender<Result<(), Refusal>>),
+    /// Whoever waits hears whether it could be noted.
+    Told(SyncSender<bool>),
     /// Whoever waits hears this; nothing can be refused.
     Tell(SyncSender<bool>, bool),
     /// Whoever waits hears of it.
@@ -74,12 +81,12 @@ fn write_all(disk: Option<&dyn Disk>, notes: &Receiver<Note>, commands: &SyncSen
         group.extend(notes.try_iter().take(TOGETHER - 1));
         let records: Vec<NewRecord> = group.iter().flat_map(records).collect();
         match write(disk, &records) {
-            Ok(()) => group.into_iter().for_each(|note| follow(note.then, Ok(()), commands)),
+            Ok(()) => group.into_iter().for_each(|note| follow(note, Ok(()), commands)),
             // One by one, so that only those that really do not fit are refused.
             Err(_) => {
                 for note in group {
                     let written = write(disk, &records_of(&note));
-                    follow(note.then, written, commands);
+                    follow(note, written, commands);
                 }
             }
         }
@@ -106,26 +113,42 @@ fn records(note: &Note) -> impl Iterator<Item = NewRecord> {
     })
 }
 
-fn follow(then: Then, written: Result<(), DiskError>, commands: &SyncSender<Command>) {
+fn follow(note: Note, written: Result<(), DiskError>, commands: &SyncSender<Command>) {
+    // A journal with a hole would tell of another process: what cannot be noted ends.
+    if let Err(error) = &written
+        && !matches!(note.then, Then::Wake(_))
+    {
+        let pids: BTreeSet<Pid> = note.entries.iter().map(|(pid, _)| *pid).collect();
+        for pid in pids {
+            let _ = commands.send(Command::Unnoted(pid, error.clone()));
+        }
+    }
+    let refused = |error: DiskError| Refusal::Internal(error.to_string());
     // Whoever is not there any more needs to hear nothing.
-    match (then, written) {
-        (Then::Nothing, _) => {}
+    match (note.then, written) {
+        (Then::Nothing, _) | (Then::GoOn(_), Err(_)) => {}
+        (Then::Said(pid, reply), written) => {
+            if written.is_ok() {
+                let _ = commands.send(Command::GoOn(pid));
+            }
+            let _ = reply.send(written.map_err(refused));
+        }
+        (Then::Sent(reply), written) => {
+            let _ = reply.send(written.map_err(refused));
+        }
+        (Then::Told(reply), written) => {
+            let _ = reply.send(written.is_ok());
+        }
         (Then::GoOn(pids), Ok(())) => {
             for pid in pids {
                 let _ = commands.send(Command::GoOn(pid));
             }
         }
-        (Then::GoOn(pids), Err(error)) => {
-            for pid in pids {
-                let _ = commands.send(Command::Unnoted(pid, error.clone()));
-            }
-        }
         (Then::Began(pid, reply), Ok(())) => {
             let _ = reply.send(Ok(pid));
         }
-        (Then::Began(pid, reply), Err(error)) => {
-            let _ = reply.send(Err(Refusal::Internal(error.to_string())));
-            let _ = commands.send(Command::Unnoted(pid, error));
+        (Then::Began(_, reply), Err(error)) => {
+            let _ = reply.send(Err(refused(error)));
         }
         (Then::Tell(reply, what), _) => {
             let _ = reply.send(what);

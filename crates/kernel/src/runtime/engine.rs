@@ -109,15 +109,19 @@ impl Runtime {
         // Whoever asked and is gone needs no answer.
         match command {
             Command::Start(job, spawn, reply) => self.start(*job, spawn, reply),
-            Command::Resume(life, lived, sink) => self.resume(*life, lived, sink),
+            Command::Resume(all) => self.resume(all),
             Command::Behind(pid) => self.core.begin_behind(pid),
             Command::Ended(life) => self.remember_outcome(&life),
             Command::Tell(event, reply) => self.told(event, reply),
             Command::Says(pid, says, reply) => {
-                let _ = reply.send(self.says(pid, says));
+                if let Err(refusal) = self.says(pid, says, &reply) {
+                    let _ = reply.send(Err(refusal));
+                }
             }
             Command::Mail(pid, text, reply) => {
-                let _ = reply.send(self.mail(pid, text));
+                if let Err(refusal) = self.mail(pid, text, &reply) {
+                    let _ = reply.send(Err(refusal));
+                }
             }
             Command::Look(pid, reply) => {
                 let _ = reply.send(self.life(pid).cloned());
@@ -138,7 +142,13 @@ impl Runtime {
                 self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
             }
             Command::Fresh(pid, fresh) => self.fresh(pid, fresh),
-            Command::Answered(pid, result) => self.answer(pid, result),
+            Command::Answered(pid, key, result) => {
+                // An answer that comes late is not that of the next call.
+                if self.life(pid).is_some_and(|life| life.key() == key) {
+                    self.answer(pid, result);
+                }
+            }
+            Command::Ready(pid) => self.ready(pid),
             Command::Swapped(answer) => {
                 if let Some(pid) = self.swap.answer(answer) {
                     self.tell(Event::Blocked(pid, false));
@@ -187,13 +197,17 @@ impl Runtime {
             _ => return,
         };
         let alive = self.core.process(pid).is_some_and(|process| process.exit.is_none());
-        if let Some(entry) = entry.filter(|_| alive && self.life(pid).is_some()) {
-            self.note(pid, vec![entry], Then::Nothing);
-        }
+        let goes_on = matches!(event, Event::Signal(_, Signal::Continue));
         if alive {
             self.tell(event);
         }
-        self.when_durable(reply, alive);
+        match entry.filter(|_| alive && self.life(pid).is_some()) {
+            Some(entry) => self.note(pid, vec![entry], Then::Told(reply)),
+            None => self.when_durable(reply, alive),
+        }
+        if goes_on {
+            self.clerk.note(Vec::new(), Then::GoOn(vec![pid]));
+        }
     }
 
     /// A step has no more rows than every engine takes.

@@ -123,7 +123,8 @@ pub enum Says {
 enum Command {
     /// Whoever waits is told when the process is durable.
     Start(Box<Job>, Box<Spawn>, Option<SyncSender<Result<Pid, Refusal>>>),
-    Resume(Box<Life>, u64, Box<dyn Sink>),
+    /// All that go on after the system stopped, how many milliseconds each has lived, and its reader.
+    Resume(Vec<(Life, u64, Box<dyn Sink>)>),
     Behind(Pid),
     /// A child that was over before the system stopped.
     Ended(Box<Life>),
@@ -143,7 +144,10 @@ enum Command {
     /// A turn can begin.
     Fresh(Pid, Result<Box<Fresh>, Refusal>),
     /// A tool has answered.
-    Answered(Pid, ToolResult),
+    /// …the call of this key.
+    Answered(Pid, String, ToolResult),
+    /// A turn that could not be made ready is tried again.
+    Ready(Pid),
     /// The swap file has done something.
     Swapped(swap::Answer),
     Stop,
@@ -231,6 +235,12 @@ impl Kernel {
         *self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the engine's thread runs.
+    pub fn is_alive(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Sends a signal to a process; whether there is one that could take it. On return it is durable.
     pub fn signal(&self, pid: Pid, signal: Signal) -> bool {
         self.ask(|reply| Command::Tell(Event::Signal(pid, signal), reply)).unwrap_or(false)
@@ -286,10 +296,11 @@ impl Kernel {
             }
         }
         let count = back.len();
-        for (told, sink) in back {
-            let lived = told.times.1 - told.times.0;
-            self.send(Command::Resume(Box::new(told.life.clone()), lived, sink));
-        }
+        let back = back.into_iter().map(|(told, sink)| {
+            let lived = told.times.1.saturating_sub(told.times.0);
+            (told.life.clone(), lived, sink)
+        });
+        self.send(Command::Resume(back.collect()));
         let next = lives.values().map(|told| told.first).max().map_or(mark.from, |first| first + 1);
         // Without it the next start only reads more.
         let _ = Mark { from: from.min(next), last }.write(disk, clock());
@@ -360,7 +371,7 @@ impl Kernel {
 }
 
 fn stopped() -> Refusal {
-    Refusal::Internal("the kernel has stopped".into())
+    Refusal::Stopping
 }
 
 /// Tells a reader that was not there what became of a process.
@@ -399,6 +410,14 @@ fn spawn_of(life: &Life, price: Price) -> Spawn {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Kernel {
+    /// Ends the engine's thread. Processes with a journal go on after the next start; their readers hear
+    /// that the system stops.
+    pub fn stop(&self) {
         self.beginner.models.stop();
         let _ = self.commands.send(Command::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();

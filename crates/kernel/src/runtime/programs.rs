@@ -8,7 +8,9 @@
 //! it leads to waits until it is durable and comes back as [`Command::GoOn`]. Whatever blocks (a driver,
 //! a disk, a tokenizer) has a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use yushan_abi::{
     Call, Effect, Finish, Item, Label, Message, Piece, Prompt, Refusal, Role, Sink, Sources,
@@ -42,8 +44,10 @@ impl Runtime {
         let life = self.jobs.get_mut(&pid).and_then(|job| job.life.as_mut());
         let Some(life) = life.filter(|life| life.exit.is_none()) else { return };
         entries.iter().for_each(|entry| life.apply(entry.clone()));
-        if let Then::GoOn(pids) = &then {
-            self.await_note(pids);
+        match &then {
+            Then::GoOn(pids) => self.await_note(pids),
+            Then::Said(pid, _) => self.await_note(&[*pid]),
+            _ => {}
         }
         self.clerk.note(entries.into_iter().map(|entry| (pid, entry)).collect(), then);
     }
@@ -62,8 +66,8 @@ impl Runtime {
         if job.counts.generated - job.noted >= NOTED {
             let from = job.prompt + job.noted;
             job.noted = job.counts.generated;
-            let tokens = job.history[from..].to_vec();
-            self.note(pid, vec![Entry::Wrote(tokens)], Then::Nothing);
+            let (at, tokens) = (from - job.prompt, job.history[from..].to_vec());
+            self.note(pid, vec![Entry::Wrote { at, tokens }], Then::Nothing);
         }
     }
 
@@ -80,7 +84,8 @@ impl Runtime {
     /// What was noted is durable: what follows?
     pub(super) fn go_on(&mut self, pid: Pid) {
         let Some(job) = self.jobs.get_mut(&pid) else { return };
-        if !std::mem::take(&mut job.awaits) {
+        // One that is held goes on when it is let go on.
+        if job.life.as_ref().is_none_or(|life| life.held) || !std::mem::take(&mut job.awaits) {
             return;
         }
         let Some(life) = self.life(pid) else { return };
@@ -104,7 +109,7 @@ impl Runtime {
     }
 
     /// Brings the conversation into tokens, on a thread of its own; its model may have to be loaded first.
-    fn ready(&self, pid: Pid) {
+    pub(super) fn ready(&mut self, pid: Pid) {
         let Some(life) = self.life(pid) else { return };
         let request = life.request();
         // A token that was taken over has no probabilities to show.
@@ -113,21 +118,37 @@ impl Runtime {
             None => life.written.clone(),
         };
         let beginner = Beginner { parent: Some(pid), ..self.beginner.clone() };
-        self.work(move || Command::Fresh(pid, beginner.fresh(&request, &written).map(Box::new)));
+        self.work(pid, move || {
+            Command::Fresh(pid, beginner.fresh(&request, &written).map(Box::new))
+        });
     }
 
-    /// Does something that may block, and takes what comes of it as a command.
-    fn work(&self, work: impl FnOnce() -> Command + Send + 'static) {
+    /// Does something for a process that may block, and takes what comes of it as a command.
+    fn work(&mut self, pid: Pid, work: impl FnOnce() -> Command + Send + 'static) {
         let commands = self.commands.clone();
-        let thread = std::thread::Builder::new().name("call".into());
-        // Without a thread the process waits for ever, and can be killed.
-        let _ = thread.spawn(move || commands.send(work()));
+        let thread = std::thread::Builder::new().name("call".into()).spawn(move || {
+            let broke = || Refusal::Internal("this process panicked".into());
+            let done = catch_unwind(AssertUnwindSafe(work));
+            // The engine's thread may have ended.
+            let _ = commands.send(done.unwrap_or_else(|_| Command::Fresh(pid, Err(broke()))));
+        });
+        if let Err(error) = thread {
+            self.end(pid, Err(Refusal::Internal(format!("no thread: {error}"))), Vec::new());
+        }
     }
 
     /// Begins a turn.
     pub(super) fn fresh(&mut self, pid: Pid, fresh: Result<Box<Fresh>, Refusal>) {
         let fresh = match fresh {
             Ok(fresh) => *fresh,
+            // It goes on after the next start.
+            Err(Refusal::Stopping) => return,
+            Err(Refusal::Busy { after_ms }) => {
+                return self.work(pid, move || {
+                    std::thread::sleep(Duration::from_millis(after_ms));
+                    Command::Ready(pid)
+                });
+            }
             Err(refusal) => return self.end(pid, Err(refusal), Vec::new()),
         };
         let Some(job) = self.jobs.get_mut(&pid) else { return };
@@ -182,10 +203,13 @@ impl Runtime {
             );
         }
         let (key, clerk) = (life.key(), self.clerk.clone());
-        self.work(move || {
+        self.work(pid, move || {
             let intended = Entry::Intended { key: key.clone() };
             match clerk.wait(vec![(pid, intended)]) {
-                Ok(()) => Command::Answered(pid, syscall::run(tool.as_ref(), &arguments, &key)),
+                Ok(()) => {
+                    let result = syscall::run(tool.as_ref(), &arguments, &key);
+                    Command::Answered(pid, key, result)
+                }
                 Err(error) => Command::Unnoted(pid, error),
             }
         });
@@ -193,17 +217,15 @@ impl Runtime {
 
     /// The first open call is answered.
     pub(super) fn answer(&mut self, pid: Pid, result: ToolResult) {
-        self.answered(pid, result, false, Vec::new());
+        self.answered(pid, result, false, Then::GoOn(vec![pid]));
     }
 
-    fn answered(&mut self, pid: Pid, result: ToolResult, received: bool, before: Vec<Entry>) {
+    fn answered(&mut self, pid: Pid, result: ToolResult, received: bool, then: Then) {
         if self.life(pid).is_none_or(|life| life.exit.is_some() || life.open.is_empty()) {
             return;
         }
         self.tell(Event::Answered(pid, result.label.clone()));
-        let mut entries = before;
-        entries.push(Entry::Answered { result, received });
-        self.note(pid, entries, Then::GoOn(vec![pid]));
+        self.note(pid, vec![Entry::Answered { result, received }], then);
     }
 
     fn system_call(&mut self, pid: Pid, call: SystemCall) {
@@ -230,7 +252,7 @@ impl Runtime {
                 let label = life.label.join(&Label::of(Sources::MODEL));
                 let tenant = life.program.request.tenant.clone();
                 let message = Message::new(Role::User, text, label);
-                match self.deliver(pid, to, &tenant, message) {
+                match self.deliver(pid, to, &tenant, message, Then::Nothing) {
                     Ok(()) => self.answer(pid, said("sent")),
                     Err(why) => self.answer(pid, failed(why)),
                 }
@@ -259,13 +281,14 @@ impl Runtime {
         to: Pid,
         tenant: &str,
         message: Message,
+        then: Then,
     ) -> Result<(), &'static str> {
         let mine = |life: &Life| life.program.request.tenant == tenant && life.exit.is_none();
         if !self.life(to).is_some_and(mine) {
             return Err("there is no such process, or it reads no messages");
         }
         self.core.takes_mail(to)?;
-        self.note(to, vec![Entry::Heard(from, Box::new(message.clone()))], Then::Nothing);
+        self.note(to, vec![Entry::Heard(from, Box::new(message.clone()))], then);
         self.tell(Event::Send(from, to, Box::new(message)));
         Ok(())
     }
@@ -277,7 +300,7 @@ impl Runtime {
             from => format!("from process {from}: {}", message.text()),
         };
         let result = ToolResult { text, failed: false, label: message.label() };
-        self.answered(pid, result, true, Vec::new());
+        self.answered(pid, result, true, Then::GoOn(vec![pid]));
     }
 
     fn fork(&mut self, pid: Pid) {
@@ -328,11 +351,16 @@ impl Runtime {
         }
         self.jobs.insert(pid, job);
         self.tell(Event::Spawn(Box::new(spawn)));
-        self.tell(Event::Lent(parent, lent));
+        if !self.jobs.contains_key(&parent) {
+            return;
+        }
+        // Time passes for both.
+        let paid = Budget { wall_ms: None, ..lent };
+        self.tell(Event::Lent(parent, paid));
         self.tell(Event::Answered(parent, Label::of(Sources::SYSTEM)));
         let result = said(format!("started process {pid}"));
         let mut entries = vec![(pid, Entry::Began(Box::new(program)))];
-        let own = [Entry::Lent(lent), Entry::Answered { result, received: false }];
+        let own = [Entry::Lent(paid), Entry::Answered { result, received: false }];
         if let Some(life) = self.jobs.get_mut(&parent).and_then(|job| job.life.as_mut()) {
             own.iter().for_each(|entry| life.apply(entry.clone()));
         }
@@ -349,9 +377,14 @@ impl Runtime {
         let owner = life.program.request.tenant.clone();
         let label = life.label.join(&Label::of(Sources::MODEL));
         let item = Item { id: format!("memory-{}", life.key()), owner, text, label };
-        self.work(move || {
+        let key = life.key();
+        self.work(pid, move || {
             let kept = index.insert(&item);
-            Command::Answered(pid, kept.map_or_else(|e| failed(e.to_string()), |()| said("kept")))
+            Command::Answered(
+                pid,
+                key,
+                kept.map_or_else(|e| failed(e.to_string()), |()| said("kept")),
+            )
         });
     }
 
@@ -361,7 +394,8 @@ impl Runtime {
             return self.answer(pid, failed("nothing can be kept here"));
         };
         let owner = life.program.request.tenant.clone();
-        self.work(move || {
+        let key = life.key();
+        self.work(pid, move || {
             let result = match index.search(&owner, &query, limit) {
                 Ok(hits) if hits.is_empty() => said("nothing was found"),
                 Ok(hits) => ToolResult {
@@ -376,12 +410,17 @@ impl Runtime {
                 },
                 Err(error) => failed(error.to_string()),
             };
-            Command::Answered(pid, result)
+            Command::Answered(pid, key, result)
         });
     }
 
     /// What the user says to a process that asked.
-    pub(super) fn says(&mut self, pid: Pid, says: Says) -> Result<(), Refusal> {
+    pub(super) fn says(
+        &mut self,
+        pid: Pid,
+        says: Says,
+        reply: &SyncSender<Result<(), Refusal>>,
+    ) -> Result<(), Refusal> {
         let asking = |p: &Process| p.state == crate::process::State::Asking;
         let invalid =
             |detail: &str| Refusal::Invalid { field: "answer".into(), detail: detail.into() };
@@ -394,10 +433,14 @@ impl Runtime {
             Says::Text(text) if question => {
                 let label = Label::of(Sources::USER);
                 let label = label.for_reader(life.program.request.tenant.clone());
-                self.answer(pid, ToolResult { text, failed: false, label });
+                let result = ToolResult { text, failed: false, label };
+                self.answered(pid, result, false, Then::Said(pid, reply.clone()));
             }
             Says::Allow(key, allowed) if !question && key == life.key() => {
-                self.note(pid, vec![Entry::Confirmed(allowed)], Then::GoOn(vec![pid]));
+                // It asks no more: whoever says it a second time is told so.
+                self.tell(Event::Answered(pid, Label::default()));
+                let then = Then::Said(pid, reply.clone());
+                self.note(pid, vec![Entry::Confirmed(allowed)], then);
             }
             Says::Allow(..) if !question => {
                 return Err(invalid("that is not the call it asks for"));
@@ -411,19 +454,34 @@ impl Runtime {
     }
 
     /// A message of the user.
-    pub(super) fn mail(&mut self, pid: Pid, text: String) -> Result<(), Refusal> {
+    pub(super) fn mail(
+        &mut self,
+        pid: Pid,
+        text: String,
+        reply: &SyncSender<Result<(), Refusal>>,
+    ) -> Result<(), Refusal> {
         let invalid = |why: &str| Refusal::Invalid { field: "pid".into(), detail: why.into() };
         let Some(life) = self.life(pid) else {
             return Err(invalid("there is no such process, or it reads no messages"));
         };
         let tenant = life.program.request.tenant.clone();
         let label = Label::of(Sources::USER).for_reader(tenant.clone());
-        let sent = self.deliver(Pid(0), pid, &tenant, Message::new(Role::User, text, label));
-        sent.map_err(invalid)
+        let message = Message::new(Role::User, text, label);
+        let then = Then::Sent(reply.clone());
+        self.deliver(Pid(0), pid, &tenant, message, then).map_err(invalid)
     }
 
-    /// A process goes on after the system stopped under it.
-    pub(super) fn resume(&mut self, life: Life, lived: u64, sink: Box<dyn Sink>) {
+    /// Processes go on after the system stopped under them: first all are there, then any does something.
+    pub(super) fn resume(&mut self, all: Vec<(Life, u64, Box<dyn Sink>)>) {
+        let pids: Vec<Pid> = all.iter().map(|(life, ..)| life.pid).collect();
+        for (life, lived, sink) in all {
+            self.come_back(life, lived, sink);
+        }
+        self.await_note(&pids);
+        self.clerk.note(Vec::new(), Then::GoOn(pids));
+    }
+
+    fn come_back(&mut self, life: Life, lived: u64, sink: Box<dyn Sink>) {
         let pid = life.pid;
         let spent = life.spent(lived);
         let spawn = Spawn { spent, ..spawn_of(&life, self.world.price) };
@@ -444,8 +502,6 @@ impl Runtime {
         if held {
             self.tell(Event::Signal(pid, crate::process::Signal::Stop));
         }
-        self.await_note(&[pid]);
-        self.clerk.note(Vec::new(), Then::GoOn(vec![pid]));
     }
 
     /// A process with a program is over: the journal and whoever waits for it hear of it.

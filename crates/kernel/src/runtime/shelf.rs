@@ -248,7 +248,7 @@ impl Models {
         let mut table = self.lock();
         loop {
             if table.stopped {
-                return Err(Refusal::Internal("the kernel has stopped".into()));
+                return Err(Refusal::Stopping);
             }
             match table.entries.get_mut(name) {
                 // What is there now is not what is asked for; the other can be loaded when this has gone.
@@ -330,7 +330,7 @@ impl Models {
                 info.name = name.to_string();
                 match self.commands.send(Command::Add(name.into(), executor)) {
                     Ok(()) => (Some(Here::new(info, language, self.stock.keep)), Ok(())),
-                    Err(_) => (None, Err(Refusal::Internal("the kernel has stopped".into()))),
+                    Err(_) => (None, Err(Refusal::Stopping)),
                 }
             }
             Err(refusal) => (None, Err(refusal)),

@@ -37,7 +37,13 @@ impl Runtime {
                 Err(error) => self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new()),
             }
         }
-        while !rows.is_empty() {
+        loop {
+            // Whoever ended while others got their places runs no more.
+            let jobs = &self.jobs;
+            rows.retain(|(pid, _)| jobs.get(pid).is_some_and(|job| job.sequence.is_some()));
+            if rows.is_empty() {
+                return;
+            }
             match self.run_rows(model, &rows) {
                 Ok(turns) => {
                     turns.into_iter().for_each(|(pid, turn)| self.after(pid, turn));
