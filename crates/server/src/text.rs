@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -24,10 +24,19 @@ pub(crate) struct Health {
     status: &'static str,
 }
 
-/// Tells that the server answers.
-#[utoipa::path(get, path = "/health", responses((status = 200, body = Health)))]
-pub(crate) async fn health() -> Json<Health> {
-    Json(Health { status: "ok" })
+/// Tells that the server answers, and whether the kernel behind it runs.
+#[utoipa::path(
+    get,
+    path = "/health",
+    responses((status = 200, body = Health), (status = 503, body = Health))
+)]
+pub(crate) async fn health(State(server): State<Arc<Server>>) -> (StatusCode, Json<Health>) {
+    let runs = server.kernel.as_ref().is_none_or(|kernel| kernel.is_alive());
+    let (code, status) = match runs {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the kernel has ended: start the system again"),
+    };
+    (code, Json(Health { status }))
 }
 
 /// Counters and histograms, in Prometheus' text form.
