@@ -268,6 +268,7 @@ impl Core {
             mailbox: VecDeque::new(),
             times: (self.now_ms, None, None),
             exit: None,
+            pages: 0,
             spawn,
         };
         self.processes.insert(pid, process);

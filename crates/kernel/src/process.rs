@@ -180,6 +180,9 @@ pub struct Process {
     pub times: (u64, Option<u64>, Option<u64>),
     /// How it ended.
     pub exit: Option<Exit>,
+    /// Pages of keys and values that it holds in an engine; those that are shared count for each.
+    #[serde(default)]
+    pub pages: usize,
 }
 
 impl Process {

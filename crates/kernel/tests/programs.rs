@@ -385,6 +385,42 @@ fn a_full_disk_at_any_record_loses_nothing() {
     }
 }
 
+/// A disk that fails once, at any write: the session ends well, if the write was done again, or fails with the
+/// disk's words; what is in the journal is a life without a hole, which goes on or is over.
+#[test]
+fn one_write_that_fails_leaves_no_hole() {
+    let whole = system(caller, Paper::default());
+    let expected = said(&whole.kernel, program(SESSION));
+    let count = whole.paper.verify().unwrap() as usize;
+    drop(whole);
+    let mut failed = 0;
+    for write in 1..=count {
+        let system = system(caller, Paper::faulty(write));
+        let (sender, events) = channel();
+        if system.kernel.spawn(program(SESSION), Box::new(sender)).is_ok() {
+            let (text, last) = end(&events);
+            match last {
+                Event::Done { finish: Finish::End, .. } => assert_eq!(text, expected, "{write}"),
+                other => {
+                    assert!(format!("{other:?}").contains("input/output error"), "{other:?}");
+                    failed += 1;
+                }
+            }
+        }
+        drop(system.kernel);
+        let kept = system.paper.verify().unwrap() as usize;
+        let lives = yushan_kernel::journal::lives(&system.paper, 0).expect("is whole");
+        for told in lives.values() {
+            let said = told.life.messages.iter().filter(|m| m.role == Role::Assistant).count();
+            assert_eq!(said as u64, told.life.turns, "{write}");
+        }
+        let again = self::system(caller, system.paper.torn(kept));
+        assert!(again.kernel.resume(|_| Some(Box::new(Nobody))).is_ok(), "{write}");
+        until(|| again.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
+    }
+    println!("{failed} of {count} failed with the disk's words");
+}
+
 #[test]
 fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
     let paper = Paper::default();

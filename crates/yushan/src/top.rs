@@ -151,7 +151,7 @@ impl View {
         let alive = self.alive.len();
         let head = format!("{alive} alive   {total:.1} tokens/s   {}", plain(&self.note));
         let names = format!(
-            "{:>6} {:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {:>8} {:>8}  {:<16} {:<20} {}",
+            "{:>6} {:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {:>8} {:>6} {:>8}  {:<16} {:<20} {}",
             "PID",
             "PARENT",
             "STATE",
@@ -160,6 +160,7 @@ impl View {
             "CACHED",
             "WRITTEN",
             "TOKENS/S",
+            "PAGES",
             "COST",
             "MODEL",
             "LABEL",
@@ -179,13 +180,14 @@ impl View {
         let rate = self.rates.get(&process.pid).map_or("-".into(), |rate| format!("{rate:.1}"));
         let counts = process.counts;
         let text = format!(
-            "{:>6} {parent:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {rate:>8} {:>8.4}  {:<16} {:<20} {}",
+            "{:>6} {parent:>6} {:<9} {:<11} {:>7} {:>7} {:>7} {rate:>8} {:>6} {:>8.4}  {:<16} {:<20} {}",
             process.pid.0,
             state(process),
             class(process),
             counts.prompt,
             counts.cached,
             counts.generated,
+            process.pages,
             process.cost(0, 0) as f64 / 1e6,
             plain(&spawn.model),
             label(process),
@@ -270,6 +272,7 @@ mod tests {
             mailbox: Default::default(),
             times: (0, None, None),
             exit: None,
+            pages: 3,
         }
     }
 
@@ -303,10 +306,10 @@ mod tests {
             text(&view),
             [
                 "3 alive   15.0 tokens/s",
-                "   PID PARENT STATE     CLASS        PROMPT  CACHED WRITTEN TOKENS/S     COST  MODEL            LABEL                TITLE",
-                "     1        ready     agent             9       4      30     10.0   0.0000  small            user/ann             one",
-                "     3      1 stopped   agent             9       4       6      3.0   0.0000  small            untrusted/public     steer\\u{1b}[2J",
-                "     4      1 ready     agent             9       4       0      0.0   0.0000  small            tool/local           four",
+                "   PID PARENT STATE     CLASS        PROMPT  CACHED WRITTEN TOKENS/S  PAGES     COST  MODEL            LABEL                TITLE",
+                "     1        ready     agent             9       4      30     10.0      3   0.0000  small            user/ann             one",
+                "     3      1 stopped   agent             9       4       6      3.0      3   0.0000  small            untrusted/public     steer\\u{1b}[2J",
+                "     4      1 ready     agent             9       4       0      0.0      3   0.0000  small            tool/local           four",
             ]
         );
     }

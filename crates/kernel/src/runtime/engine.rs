@@ -20,7 +20,7 @@ use super::{Command, POLL, TICK, World};
 use crate::core::{Action, Core, Event};
 use crate::job::Job;
 use crate::life::Entry;
-use crate::process::{Exit, Pid, Signal, Spawn};
+use crate::process::{Exit, Pid, Process, Signal, Spawn};
 use crate::syscall::failed;
 
 /// The engine's thread.
@@ -135,7 +135,7 @@ impl Runtime {
                 self.tell_rows();
             }
             Command::List(reply) => {
-                let _ = reply.send(self.core.processes().cloned().collect());
+                let _ = reply.send(self.processes());
             }
             Command::GoOn(pid) => self.go_on(pid),
             Command::Unnoted(pid, error) => {
@@ -156,6 +156,17 @@ impl Runtime {
             }
             Command::Stop => {}
         }
+    }
+
+    /// The table, with what each holds in its engine.
+    fn processes(&self) -> Vec<Process> {
+        let pages = |pid: Pid| {
+            let job = self.jobs.get(&pid).filter(|job| job.sequence.is_some())?;
+            let usage = self.engines.get(&job.model)?.usage();
+            Some(job.fed.div_ceil(usage.page_tokens.max(1)))
+        };
+        let all = self.core.processes().cloned();
+        all.map(|process| Process { pages: pages(process.pid).unwrap_or(0), ..process }).collect()
     }
 
     /// A process begins. Whoever waits hears of it when it is durable; others hear through their sink.

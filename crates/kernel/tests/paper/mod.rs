@@ -14,12 +14,20 @@ pub(crate) struct Paper {
     documents: Arc<Mutex<BTreeMap<(String, String), Document>>>,
     items: Arc<Mutex<Vec<Item>>>,
     room: Option<usize>,
+    /// The write that fails, counted from 1, and the only one.
+    fails: Option<usize>,
+    writes: Arc<Mutex<usize>>,
 }
 
 impl Paper {
     /// A disk with room for so many records.
     pub(crate) fn small(room: usize) -> Paper {
         Paper { room: Some(room), ..Paper::default() }
+    }
+
+    /// A disk of which one write fails, with an error of the device.
+    pub(crate) fn faulty(write: usize) -> Paper {
+        Paper { fails: Some(write), ..Paper::default() }
     }
 
     /// The disk as it was after so many records; what was kept to be found is there.
@@ -35,6 +43,11 @@ impl Disk for Paper {
         let mut all = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         if self.room.is_some_and(|room| all.len() + records.len() > room) {
             return Err(DiskError::Full("no space left on device".into()));
+        }
+        let mut writes = self.writes.lock().unwrap();
+        *writes += 1;
+        if self.fails == Some(*writes) {
+            return Err(DiskError::Failed("input/output error".into()));
         }
         for NewRecord { time_ms, pid, body } in records.iter().cloned() {
             let seq = all.len() as u64 + 1;
