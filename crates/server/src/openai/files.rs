@@ -66,7 +66,7 @@ pub(crate) struct FileDeleted {
 
 /// A file that is sent, as a form.
 #[derive(ToSchema)]
-#[allow(dead_code)]
+#[allow(dead_code)] // It only describes the body, which is read as it comes.
 pub(crate) struct FileForm {
     purpose: String,
     #[schema(value_type = String, format = Binary)]
