@@ -3,6 +3,7 @@
 //!
 //! The key decision: the fake keeps `Complete`'s contract to the letter (events in order, "full" and "gone" obeyed,
 //! refusals early and late), so that what passes here differs from the kernel in its words alone.
+// Each program that includes this file uses a part of it.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 //!
 //! The key decision: while an answer comes, bytes are only kept; chunks, events and JSON are read when it has
 //! ended. One request a connection, so that its end is the connection's.
+// Each program that includes this file uses a part of it.
 #![allow(dead_code)]
 
 use std::io::{Error, Result};

@@ -1,4 +1,5 @@
 //! A whole system in this process: kernel, server and a port on loopback, around any executor.
+// Each program that includes this file uses a part of it.
 #![allow(dead_code)]
 
 use std::net::{IpAddr, SocketAddr};
