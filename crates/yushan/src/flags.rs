@@ -35,6 +35,11 @@ pub(crate) enum Kv {
 }
 
 impl Engine {
+    /// Whether any flag asks for something.
+    pub(crate) fn is_given(&self) -> bool {
+        self.threads.is_some() || self.context.is_some() || !matches!(self.kv, Kv::F16)
+    }
+
     /// The options for a file: its defaults where no flag says otherwise.
     pub(crate) fn options(&self, file: &ModelFile) -> Options {
         let mut options = Options::for_file(file);

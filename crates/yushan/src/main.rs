@@ -7,6 +7,7 @@
 
 mod accounts;
 mod bench;
+mod boot;
 mod branches;
 mod chat;
 mod convert;
@@ -21,6 +22,7 @@ mod kept;
 mod logs;
 mod models;
 mod open;
+mod own;
 mod processes;
 mod progress;
 mod quantize;

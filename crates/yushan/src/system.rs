@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use yushan_abi::Class;
 use yushan_kernel::{Process, State};
 
+use crate::boot;
 use crate::exit::BadFile;
 use crate::inspect::visible;
 use crate::serve::PORT;
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the system is, and who asks.
 #[derive(Clone, clap::Args)]
 pub(crate) struct Where {
-    /// The system's address [default: http://127.0.0.1:3952]
+    /// The system's address [default: of the one that uses the data folder, or http://127.0.0.1:3952]
     #[arg(long, value_name = "URL", env = "YUSHAN_SERVER")]
     server: Option<String>,
     /// A key: `chat` needs one with the scopes `look` and `use`, the other commands `manage`
@@ -104,6 +105,16 @@ impl ClassName {
 }
 
 impl Where {
+    /// This system, without a key.
+    pub(crate) fn at(address: String) -> Where {
+        Where { server: Some(address), key: None }
+    }
+
+    /// Whether the person said where.
+    pub(crate) fn is_given(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// An answer as JSON.
     pub(crate) fn ask(&self, path: &str, order: Option<&Value>) -> Result<Value> {
         let text = self.send(path, order, Some(PATIENCE))?.read_to_string();
@@ -151,7 +162,8 @@ impl Where {
     }
 
     fn base(&self) -> String {
-        let base = self.server.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+        let base = self.server.clone().or_else(boot::running);
+        let base = base.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
         base.trim_end_matches('/').to_string()
     }
 

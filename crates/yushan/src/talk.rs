@@ -1,7 +1,8 @@
-//! `chat`: a conversation with a running system.
+//! `chat`: a conversation with a running system, or with one of its own.
 //!
 //! The key decision: it is a client like any other and knows the system only through
-//! `/v1/chat/completions`, and `/v1/chats`, which keeps what was said. What the lines do is in `branches.rs`; here they are read, sent and written.
+//! `/v1/chat/completions`, and `/v1/chats`, which keeps what was said. If no system runs it starts one in this
+//! process (`own.rs`), and is a client of that. What the lines do is in `branches.rs`; here they are read, sent and written.
 //! A thread waits for the reply, so that Ctrl-C ends it even while nothing comes.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,7 +19,9 @@ use crate::exit::{self, BadFile, BadUsage};
 use crate::inspect::visible;
 use crate::interrupt::Interrupt;
 use crate::kept;
+use crate::own::Own;
 use crate::system::Where;
+use crate::{boot, flags, wire};
 
 /// Most bytes of a file that goes before a message: about as much as a large context holds.
 const ATTACHED: u64 = 1 << 20;
@@ -29,27 +32,32 @@ const INTERRUPTED: &str = "interrupted";
 /// How often Ctrl-C is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Talk to a running system
+/// Talk to a running system; if there is none, to one that ends with the conversation
 #[derive(clap::Args)]
+#[command(mut_group("Engine", |group| group.conflicts_with("server")))]
 pub(crate) struct Chat {
-    /// The model [default: the first that the system lists]
-    #[arg(long, value_name = "NAME")]
+    /// The model: a name that the system lists; if none runs, a file or a name on a hub too [default: the first
+    /// that the system lists]
     model: Option<String>,
     /// Go on with a conversation that the system keeps: the last one, or that of this ID
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
     resume: Option<String>,
     #[command(flatten)]
     at: Where,
+    #[command(flatten)]
+    engine: flags::Engine,
 }
 
 impl Chat {
-    pub(crate) fn run(self) -> Result<()> {
-        let list = self.at.ask("/v1/models", None)?;
-        let names = list["data"].as_array().into_iter().flatten();
-        let models: Vec<String> =
-            names.filter_map(|model| model["id"].as_str().map(str::to_string)).collect();
+    pub(crate) fn run(mut self) -> Result<()> {
+        let own = self.own()?;
+        if let Some(own) = &own {
+            self.at = Where::at(own.address.clone());
+        }
+        let models = names(&self.at)?;
         let model = match &self.model {
             Some(name) if models.contains(name) => name.clone(),
+            Some(name) if models.contains(&wire::short_name(name)) => wire::short_name(name),
             Some(name) => {
                 let why = format!("no model {name:?}; the system has {}", models.join(", "));
                 return Err(BadUsage(why).into());
@@ -77,6 +85,25 @@ impl Chat {
         }
         lines.save();
         Ok(())
+    }
+
+    /// A system of its own, if no other is there for this.
+    fn own(&self) -> Result<Option<Own>> {
+        if self.at.is_given() {
+            return Ok(None);
+        }
+        if let Some(address) = boot::running() {
+            if self.engine.is_given() {
+                let why = format!("a system runs at {address} with an engine as it was started");
+                return Err(BadUsage(why).into());
+            }
+            return Ok(None);
+        }
+        // One that has another data folder, at the usual address.
+        if self.model.is_none() && names(&self.at).is_ok() {
+            return Ok(None);
+        }
+        Own::start(self.model.clone(), &self.engine).map(Some)
     }
 
     fn perform(&self, act: Act, branches: &mut Branches, interrupt: &Interrupt) -> Result<()> {
@@ -137,6 +164,13 @@ impl Chat {
         }
         Ok(())
     }
+}
+
+/// The models that a system lists.
+fn names(at: &Where) -> Result<Vec<String>> {
+    let list = at.ask("/v1/models", None)?;
+    let models = list["data"].as_array().into_iter().flatten();
+    Ok(models.filter_map(|model| model["id"].as_str().map(str::to_string)).collect())
 }
 
 /// A reply as it comes.

@@ -5,7 +5,7 @@ mod folder;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use folder::{finish, folder, yushan};
 use serde_json::{Value, json};
@@ -83,16 +83,9 @@ impl System {
 
     /// What `yushan chat` writes when these lines are typed.
     fn chat(&self, folder: &Path, arguments: &str, lines: &[&str]) -> String {
-        let mut command = yushan(folder, &format!("chat --model model {arguments}"));
+        let mut command = yushan(folder, &format!("chat model {arguments}"));
         command.env("YUSHAN_SERVER", &self.address);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
-        drop(stdin);
-        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-        assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
-        String::from_utf8(stdout).unwrap()
+        typed(command, lines)
     }
 }
 
@@ -275,6 +268,57 @@ fn a_running_completion_is_killed() {
     assert!(code == Some(1) && stderr.contains("4096"), "{stderr}");
 }
 
+/// What a conversation writes when these lines are typed.
+fn typed(mut command: Command, lines: &[&str]) -> String {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    drop(stdin);
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+#[test]
+fn a_conversation_without_a_system_has_its_own() {
+    let folder = folder();
+    let chat = |arguments: &str| yushan(folder.path(), &format!("chat {arguments}"));
+    // Of a file, then of a model that was pulled, which needs no name.
+    let said = typed(chat("model.gguf -c 512 --threads 1"), &["tell", "/fork", "/stats", "/bye"]);
+    assert!(said.contains("tokens/s"), "{said}");
+    let resumed = typed(chat("model.gguf --resume"), &["/branches"]);
+    assert!(resumed.contains("2 messages"), "{resumed}");
+    pulled(folder.path(), "model.gguf", "ann/first/first.gguf");
+    let said = typed(chat(""), &["tell", "/stats"]);
+    assert!(said.contains("tokens/s"), "{said}");
+
+    // While it lasts the other commands find it, a second conversation joins it, and no other system starts.
+    let mut first = chat("model.gguf");
+    first.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let mut stdin = first.stdin.take().unwrap();
+    stdin.write_all(b"tell\n").unwrap();
+    let mut out = BufReader::new(first.stdout.take().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    let (code, table, err) = finish(yushan(folder.path(), "ps --all"));
+    assert!(code == Some(0) && table.contains("model"), "{table}{err}");
+    let joined = typed(chat("model"), &["tell", "/stats"]);
+    assert!(joined.contains("tokens/s"), "{joined}");
+    for (arguments, expected) in [
+        ("chat model -c 512", "with an engine as it was started"),
+        ("chat other.gguf", "no model \"other.gguf\"; the system has model"),
+        ("serve model.gguf --port 0", "another system uses the data folder"),
+    ] {
+        let (code, _, err) = finish(yushan(folder.path(), arguments));
+        assert!(code == Some(2) && err.contains(expected), "{arguments}: {code:?} {err}");
+    }
+    drop(stdin);
+    assert!(first.wait().unwrap().success());
+    let (code, _, err) = finish(yushan(folder.path(), "chat absent.gguf"));
+    assert!(code == Some(3) && err.contains("absent.gguf"), "{code:?} {err}");
+}
+
 /// Puts a model where a pulled one lies.
 fn pulled(folder: &Path, from: &str, name: &str) -> std::path::PathBuf {
     let to = folder.join("home/models").join(name);
@@ -433,7 +477,7 @@ fn a_data_folder_belongs_to_one_system() {
     let system = System::start(folder.path(), "");
     let (code, _, stderr) = finish(yushan(folder.path(), "serve model.gguf --port 0"));
     assert_eq!(code, Some(2), "{stderr}");
-    for part in ["another yushan serve", "home", "YUSHAN_HOME"] {
+    for part in ["another system", "home", "YUSHAN_HOME"] {
         assert!(stderr.starts_with("error: ") && stderr.contains(part), "{stderr}");
     }
     // It is there again at once when its system has been killed.

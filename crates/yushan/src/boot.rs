@@ -1,0 +1,306 @@
+//! Starting a system in this process: models, kernel, disk, accounts and the server over them.
+//!
+//! The key decision: `serve` and `chat` start the same thing, and whoever owns the data folder writes the
+//! address into its lock, so that the other commands find the system wherever it listens. One system has a data
+//! folder to itself: two would both go on with the same processes.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
+use yushan_abi::{Complete, Disk, Keep};
+use yushan_kernel::runtime::clock;
+use yushan_kernel::{Kernel, Loaded, Options, Price, Stock, SwapFile, World};
+use yushan_model::Error;
+use yushan_model::engine::available_memory;
+use yushan_server::Server;
+
+use crate::accounts::{Accounts, Storing, open_disk};
+use crate::exit::{BadFile, BadUsage};
+use crate::remote::{self, Remote, Route};
+use crate::shelf::{Files, Pulled};
+use crate::spans::Spans;
+use crate::{flags, hub, wire};
+
+/// Threads for what blocks: keys and documents on the disk, prompts brought into tokens. They are not held while
+/// requests wait, so the queue may be longer.
+const BLOCKING: usize = 64;
+/// How often, and for how long each, a system waits for one that is just ending to leave the data folder.
+const TRIES: usize = 20;
+const TRY: Duration = Duration::from_millis(100);
+/// Bytes of an address in the lock, at most.
+const ADDRESS: u64 = 64;
+
+/// Which models, and what they may take.
+#[derive(Clone)]
+pub(crate) struct Models {
+    /// Those to hold in memory: files, names, hubs' names; addresses of other servers.
+    pub(crate) names: Vec<String>,
+    /// Bytes that all in memory may take; if not given, nine tenths of what is free.
+    pub(crate) memory: Option<u64>,
+    /// How long an unused one stays.
+    pub(crate) keep: Keep,
+    pub(crate) engine: flags::Engine,
+}
+
+/// How much of everything there may be.
+#[derive(Clone, clap::Args)]
+pub(crate) struct Bounds {
+    /// Whether callers on this machine need a key too
+    #[arg(long)]
+    require_key: bool,
+    /// Conversations that are written at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = flags::positive)]
+    slots: usize,
+    /// Requests that may wait or be answered; more are refused until there is room
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = flags::positive)]
+    queue: usize,
+    /// What a million tokens read cost, in millionths of any currency: for budgets and `top`
+    #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
+    price_read: u64,
+    /// What a million tokens written cost
+    #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
+    price_written: u64,
+    /// Memory for the keys and values of conversations that wait for their place, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = flags::count)]
+    swap_memory: usize,
+    /// Room for them in a file in the data folder beyond that, in MiB; 0: no file
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = flags::count)]
+    swap_file: usize,
+}
+
+impl Bounds {
+    /// For one person at this terminal.
+    pub(crate) fn personal() -> Bounds {
+        Bounds {
+            require_key: false,
+            slots: 2,
+            queue: 64,
+            price_read: 0,
+            price_written: 0,
+            swap_memory: 512,
+            swap_file: 0,
+        }
+    }
+
+    /// A file without a name, so that it is gone with the system, however that ends.
+    fn swap(&self) -> Result<Option<SwapFile>> {
+        if self.swap_file == 0 {
+            return Ok(None);
+        }
+        let home = hub::home()?;
+        let file = std::fs::create_dir_all(&home).and_then(|()| tempfile::tempfile_in(&home));
+        let why = || format!("a file to swap to in {} (see --swap-file)", home.display());
+        Ok(Some(SwapFile { file: file.with_context(why)?, bytes: (self.swap_file as u64) << 20 }))
+    }
+}
+
+/// A system that is ready to listen. It gives the data folder back when it is dropped.
+pub(crate) struct System {
+    pub(crate) server: Server,
+    kernel: Arc<Kernel>,
+    lock: File,
+    /// Fields are dropped in order: the last charges are stored before the disk is closed.
+    _storing: Storing,
+    _spans: Option<Spans>,
+}
+
+impl System {
+    /// Loads the models and starts the kernel. Beyond this machine no system starts without keys.
+    pub(crate) fn start(models: &Models, bounds: &Bounds, host: IpAddr) -> Result<System> {
+        let lock = alone()?;
+        let spans = Spans::begin()?;
+        let sqlite = Arc::new(open_disk()?);
+        let disk: Arc<dyn Disk> = sqlite.clone();
+        let accounts = Arc::new(Accounts::new(disk.clone(), bounds.require_key, Arc::new(clock)));
+        if !host.is_loopback() && !accounts.exist()? {
+            let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
+            return Err(BadUsage(why.into()).into());
+        }
+        let (loaded, stock) = models.stock(bounds.slots)?;
+        let storing = Storing::start(accounts.usage.clone())?;
+        let options = Options {
+            slots: bounds.slots,
+            most: bounds.queue,
+            swap_bytes: (bounds.swap_memory as u64) << 20,
+            swap_file: bounds.swap()?,
+            ..Options::default()
+        };
+        let world = World {
+            disk: Some(disk.clone()),
+            index: Some(sqlite.clone()),
+            price: Price { read: bounds.price_read, written: bounds.price_written },
+            tools: Vec::new(),
+        };
+        let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
+        let pulled = Arc::new(Pulled(kernel.clone()));
+        let complete = models.complete(kernel.clone(), bounds.queue);
+        let mut server = Server::new(complete, disk, pulled, accounts);
+        server.kernel = Some(kernel.clone());
+        server.index = Some(sqlite);
+        let of = kernel.clone();
+        server.seats = Box::new(move || Some(of.seats()));
+        server.traces = spans.as_ref().map(Spans::traces);
+        Ok(System { server, kernel, lock, _storing: storing, _spans: spans })
+    }
+
+    /// Listens there until `stop` is done; `ready` hears the address, with what there is to say.
+    pub(crate) fn listen(
+        self,
+        address: SocketAddr,
+        ready: impl FnOnce(SocketAddr, &Server),
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<()> {
+        let System { server, kernel, mut lock, _storing, _spans } = self;
+        runtime()?.block_on(async {
+            let listener = tokio::net::TcpListener::bind(address).await;
+            let why = || format!("{address} (another server may be running; see --port)");
+            let listener = listener.with_context(why)?;
+            let address = listener.local_addr()?;
+            publish(&mut lock, address)?;
+            let server = Arc::new(server);
+            ready(address, &server);
+            match server.resume() {
+                Ok(0) => {}
+                Ok(count) => eprintln!("resumed {count} processes"),
+                Err(error) => eprintln!("the journal cannot be read: {error}"),
+            }
+            yushan_server::serve(listener, server, stop).await;
+            // Before the tasks of this runtime go: who waits for a durable answer hears that the system
+            // stops, and does not let go of it.
+            kernel.stop();
+            Ok(())
+        })
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    let files = getrlimit(Resource::Nofile);
+    // Every connection is an open file. If there may be no more, fewer connections are taken at once.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    tokio::runtime::Builder::new_multi_thread()
+        // The engine has all processors; a second thread would mostly be woken to find nothing to do.
+        .worker_threads(1)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()
+        .context("the server's threads")
+}
+
+impl Models {
+    /// The models to hold in memory, loaded, and those that can be.
+    fn stock(&self, slots: usize) -> Result<(Vec<Loaded>, Stock)> {
+        let free = || available_memory().map(|bytes| bytes / 10 * 9);
+        let memory = self.memory.or_else(free);
+        let files = Arc::new(Files::new(self.given()?, self.engine.clone(), slots));
+        let loaded = files.load_given()?;
+        check_room(&loaded, memory)?;
+        Ok((loaded, Stock { shelf: files, memory, keep: self.keep }))
+    }
+
+    /// The models to hold in memory: the name that clients give, and where each lies.
+    fn given(&self) -> Result<Vec<(String, PathBuf)>> {
+        if self.names.is_empty() && hub::list()?.is_empty() {
+            let how = "no model: give a file or a name on a hub, for example \
+                       hf:HuggingFaceTB/SmolLM2-135M-Instruct";
+            return Err(BadFile(how.into()).into());
+        }
+        let mut given: Vec<(String, PathBuf)> = Vec::new();
+        for argument in self.names.iter().filter(|name| !remote::is_address(name)) {
+            let name = wire::short_name(argument);
+            if given.iter().any(|(other, _)| *other == name) {
+                let why = format!("two models would be called {name:?}: rename one of the files");
+                return Err(BadUsage(why).into());
+            }
+            given.push((name, hub::resolve(argument)?));
+        }
+        Ok(given)
+    }
+
+    /// The kernel, and other servers after it.
+    fn complete(&self, kernel: Arc<Kernel>, queue: usize) -> Arc<dyn Complete> {
+        let key = std::env::var(remote::KEY).ok().filter(|key| !key.is_empty());
+        let addresses = self.names.iter().filter(|name| remote::is_address(name));
+        let remotes = addresses
+            .map(|address| Arc::new(Remote::new(address, key.clone(), queue)) as Arc<dyn Complete>);
+        let mut all: Vec<Arc<dyn Complete>> = remotes.collect();
+        if all.is_empty() {
+            return kernel;
+        }
+        all.insert(0, kernel);
+        Arc::new(Route(all))
+    }
+}
+
+/// What is to stay in memory has to fit.
+fn check_room(loaded: &[Loaded], memory: Option<u64>) -> Result<()> {
+    let asked = loaded.iter().map(|model| model.info.memory).sum();
+    match memory {
+        Some(limit) if asked > limit => Err(Error::Memory {
+            what: "the models to hold in memory".into(),
+            asked,
+            limit,
+            hint: "give fewer of them, a smaller --context or --slots, or more --memory".into(),
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the data folder: held as long as the file is open, and let go by the operating system however this ends.
+fn alone() -> Result<File> {
+    let home = hub::home()?;
+    let path = lock_path()?;
+    let why = || path.display().to_string();
+    std::fs::create_dir_all(&home).with_context(why)?;
+    let file = File::options().read(true).append(true).create(true).open(&path);
+    let file = file.with_context(why)?;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => {
+                file.set_len(0).with_context(why)?; // the address of the one before
+                return Ok(file);
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(TRY),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(why),
+        }
+    }
+    let at = running().map_or_else(String::new, |address| format!(" ({address})"));
+    Err(BadUsage(format!(
+        "another system uses the data folder {}{at}: end it, or set YUSHAN_HOME to another folder",
+        home.display()
+    ))
+    .into())
+}
+
+fn lock_path() -> Result<PathBuf> {
+    Ok(hub::home()?.join("serve.lock"))
+}
+
+/// Writes where this system listens into its lock.
+fn publish(lock: &mut File, address: SocketAddr) -> Result<()> {
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let text = format!("http://{}", SocketAddr::new(host, address.port()));
+    let written = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes()));
+    written.with_context(|| "the address in serve.lock".to_string())
+}
+
+/// Where the system that holds the data folder listens, if one does.
+pub(crate) fn running() -> Option<String> {
+    let mut file = File::open(lock_path().ok()?).ok()?;
+    let Err(TryLockError::WouldBlock) = file.try_lock_shared() else { return None };
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(ADDRESS).read_to_string(&mut text).ok()?;
+    text.starts_with("http://").then_some(text)
+}
