@@ -15,37 +15,52 @@ use crate::language::Language;
 use crate::message::{Call, Message};
 use crate::tool::ToolSpec;
 
-/// How tokens are chosen.
+/// How a token is chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sampling {
     /// Divides the logits; 0 is greedy.
     pub temperature: f32,
-    /// Keep so many of the likeliest; 0 keeps all.
+    /// Keep the `top_k` likeliest; 0 keeps all.
     pub top_k: usize,
-    /// Keep the likeliest whose probabilities first sum to this.
+    /// Keep the likeliest whose probabilities first sum to this; 1 keeps all (Holtzman et al. 2019).
     pub top_p: f32,
-    /// Keep what has at least this part of the likeliest one's probability.
+    /// Keep what has at least this part of the likeliest one's probability; 0 keeps all.
     pub min_p: f32,
-    /// Locally typical sampling; 1 keeps all.
+    /// Keep those whose surprise is nearest to the expected one until their probabilities sum to
+    /// this; 1 keeps all (Meister et al. 2022).
     pub typical_p: f32,
-    /// Divides logits of recent tokens; 1 does nothing.
+    /// Divides positive and multiplies negative logits of recent tokens; 1 does nothing (Keskar et
+    /// al. 2019).
     pub repeat_penalty: f32,
-    /// Tokens that penalties look back.
+    /// How many tokens, the prompt's included, the three penalties look back; 0 is none.
     pub repeat_last_n: usize,
-    /// Subtracted for each recent occurrence.
+    /// Subtracted for each time a token is among the recent ones.
     pub frequency_penalty: f32,
-    /// Subtracted once for a recent token.
+    /// Subtracted once if a token is among the recent ones.
     pub presence_penalty: f32,
-    /// Added to single logits.
+    /// Added to single logits; negative infinity forbids a token.
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Of the random numbers.
     pub seed: u64,
 }
 
+impl Sampling {
+    /// Always the likeliest token.
+    pub fn greedy() -> Sampling {
+        Sampling { temperature: 0.0, ..Sampling::default() }
+    }
+
+    /// What llama.cpp does unless told otherwise: a little below the model's own variety, without the long tail.
+    pub fn llama_cpp() -> Sampling {
+        let default = Sampling::default();
+        Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..default }
+    }
+}
+
 impl Default for Sampling {
     /// What the OpenAI interface promises: temperature 1, nothing cut off.
-    fn default() -> Self {
+    fn default() -> Sampling {
         Sampling {
             temperature: 1.0,
             top_k: 0,

@@ -15,12 +15,14 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use yushan_abi::{Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId};
+use yushan_abi::{
+    Chunk, Executor, ExecutorError, Logits, Sampling, SequenceId, StepOutput, TokenId,
+};
 
 use crate::grammar::Constraint;
 use crate::logprobs::{LogprobReader, Logprobs};
 use crate::pen::Pen;
-use crate::sampler::{Sampler, Sampling};
+use crate::sampler::Sampler;
 use crate::speculate::{Drafter, Speculation};
 use crate::stops::Stops;
 use crate::tokenizer::{StreamDecoder, Tokenizer};
@@ -58,7 +60,7 @@ impl<'a> Request<'a> {
         Self {
             prompt,
             max_tokens: usize::MAX,
-            sampling: Sampling::default(),
+            sampling: Sampling::llama_cpp(),
             stops: Vec::new(),
             constraint: None,
             top_logprobs: None,

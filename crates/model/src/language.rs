@@ -23,7 +23,7 @@ use crate::chat::{self, ChatTemplate};
 use crate::grammar::{Constraint, Grammar, GrammarEngine};
 use crate::logprobs::LogprobReader;
 use crate::pen::Pen;
-use crate::sampler::{Sampler, Sampling};
+use crate::sampler::Sampler;
 use crate::stops::Stops;
 use crate::tokenizer::{Ends, Special, StreamDecoder, Tokenizer};
 use crate::{Error, ModelFile};
@@ -115,7 +115,7 @@ impl ModelLanguage {
 
     fn writer(&self, request: &Request, prompt: &[TokenId]) -> Result<ModelWriter, Refusal> {
         self.checked("prompt", prompt)?;
-        let mut sampler = Sampler::new(sampling(&request.sampling), self.vocabulary)
+        let mut sampler = Sampler::new(request.sampling.clone(), self.vocabulary)
             .map_err(|error| refusal("sampling", error))?;
         prompt.iter().for_each(|&token| sampler.accept(token));
         let stops = Stops::new(request.stops.clone()).map_err(|error| refusal("stop", error))?;
@@ -223,23 +223,6 @@ fn callable(request: &Request) -> Result<Vec<&ToolSpec>, Refusal> {
             }
             Ok(named)
         }
-    }
-}
-
-fn sampling(asked: &yushan_abi::Sampling) -> Sampling {
-    let asked = asked.clone();
-    Sampling {
-        temperature: asked.temperature,
-        top_k: asked.top_k,
-        top_p: asked.top_p,
-        min_p: asked.min_p,
-        typical_p: asked.typical_p,
-        repeat_penalty: asked.repeat_penalty,
-        repeat_last_n: asked.repeat_last_n,
-        frequency_penalty: asked.frequency_penalty,
-        presence_penalty: asked.presence_penalty,
-        logit_bias: asked.logit_bias,
-        seed: asked.seed,
     }
 }
 

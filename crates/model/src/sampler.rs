@@ -17,110 +17,63 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 
-use yushan_abi::TokenId;
+use yushan_abi::{Sampling, TokenId};
 
 use crate::{Error, Result};
 
-/// How a token is chosen. The defaults are llama.cpp's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 is greedy.
-    pub temperature: f32,
-    /// Keep the `top_k` likeliest; 0 keeps all.
-    pub top_k: usize,
-    /// Keep the likeliest whose probabilities first sum to this; 1 keeps all (Holtzman et al. 2019).
-    pub top_p: f32,
-    /// Keep what has at least this part of the likeliest one's probability; 0 keeps all.
-    pub min_p: f32,
-    /// Keep those whose surprise is nearest to the expected one until their probabilities sum to
-    /// this; 1 keeps all (Meister et al. 2022).
-    pub typical_p: f32,
-    /// Divides positive and multiplies negative logits of recent tokens; 1 does nothing (Keskar et
-    /// al. 2019).
-    pub repeat_penalty: f32,
-    /// How many tokens, the prompt's included, the three penalties look back; 0 is none.
-    pub repeat_last_n: usize,
-    /// Subtracted for each time a token is among the recent ones.
-    pub frequency_penalty: f32,
-    /// Subtracted once if a token is among the recent ones.
-    pub presence_penalty: f32,
-    /// Added to single logits; negative infinity forbids a token.
-    pub logit_bias: Vec<(TokenId, f32)>,
-    /// Of the random numbers.
-    pub seed: u64,
+/// Whether every number is one that the chain can work with.
+fn check(sampling: &Sampling, vocabulary: usize) -> Result<()> {
+    let at_least_zero = |x: f32| x.is_finite() && x >= 0.0;
+    for (field, value, holds, expected) in [
+        ("temperature", sampling.temperature, at_least_zero(sampling.temperature), "0 or more"),
+        ("top_p", sampling.top_p, sampling.top_p > 0.0, "more than 0, and 1 for no limit"),
+        ("min_p", sampling.min_p, (0.0..=1.0).contains(&sampling.min_p), "0 to 1"),
+        (
+            "typical_p",
+            sampling.typical_p,
+            sampling.typical_p > 0.0,
+            "more than 0, and 1 for no limit",
+        ),
+        (
+            "repeat_penalty",
+            sampling.repeat_penalty,
+            sampling.repeat_penalty.is_finite() && sampling.repeat_penalty > 0.0,
+            "more than 0, and 1 for none",
+        ),
+        (
+            "frequency_penalty",
+            sampling.frequency_penalty,
+            sampling.frequency_penalty.is_finite(),
+            "a finite number",
+        ),
+        (
+            "presence_penalty",
+            sampling.presence_penalty,
+            sampling.presence_penalty.is_finite(),
+            "a finite number",
+        ),
+    ] {
+        if !holds {
+            return Err(Error::request(field, format!("{value}; expected {expected}")));
+        }
+    }
+    for &(token, bias) in &sampling.logit_bias {
+        if token as usize >= vocabulary || bias.is_nan() {
+            let detail = format!(
+                "{bias} for token {token}; expected a number for a token below {vocabulary}"
+            );
+            return Err(Error::request("logit_bias", detail));
+        }
+    }
+    Ok(())
 }
 
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            typical_p: 1.0,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-        }
-    }
-}
-
-impl Sampling {
-    /// Always the likeliest token.
-    pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
-    }
-
-    fn check(&self, vocabulary: usize) -> Result<()> {
-        let at_least_zero = |x: f32| x.is_finite() && x >= 0.0;
-        for (field, value, holds, expected) in [
-            ("temperature", self.temperature, at_least_zero(self.temperature), "0 or more"),
-            ("top_p", self.top_p, self.top_p > 0.0, "more than 0, and 1 for no limit"),
-            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
-            ("typical_p", self.typical_p, self.typical_p > 0.0, "more than 0, and 1 for no limit"),
-            (
-                "repeat_penalty",
-                self.repeat_penalty,
-                self.repeat_penalty.is_finite() && self.repeat_penalty > 0.0,
-                "more than 0, and 1 for none",
-            ),
-            (
-                "frequency_penalty",
-                self.frequency_penalty,
-                self.frequency_penalty.is_finite(),
-                "a finite number",
-            ),
-            (
-                "presence_penalty",
-                self.presence_penalty,
-                self.presence_penalty.is_finite(),
-                "a finite number",
-            ),
-        ] {
-            if !holds {
-                return Err(Error::request(field, format!("{value}; expected {expected}")));
-            }
-        }
-        for &(token, bias) in &self.logit_bias {
-            if token as usize >= vocabulary || bias.is_nan() {
-                let detail = format!(
-                    "{bias} for token {token}; expected a number for a token below {vocabulary}"
-                );
-                return Err(Error::request("logit_bias", detail));
-            }
-        }
-        Ok(())
-    }
-
-    fn penalizes(&self) -> bool {
-        self.repeat_last_n > 0
-            && (self.repeat_penalty != 1.0
-                || self.frequency_penalty != 0.0
-                || self.presence_penalty != 0.0)
-    }
+/// Whether what came before matters.
+fn penalizes(sampling: &Sampling) -> bool {
+    sampling.repeat_last_n > 0
+        && (sampling.repeat_penalty != 1.0
+            || sampling.frequency_penalty != 0.0
+            || sampling.presence_penalty != 0.0)
 }
 
 /// A token that is still in the running.
@@ -157,7 +110,7 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler for rows of `vocabulary` logits.
     pub fn new(sampling: Sampling, vocabulary: usize) -> Result<Self> {
-        sampling.check(vocabulary)?;
+        check(&sampling, vocabulary)?;
         Ok(Self {
             random: SplitMix64(sampling.seed),
             recent: VecDeque::new(),
@@ -176,7 +129,7 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32], mask: Option<&[u32]>) -> TokenId {
         let random = self.random.unit();
         let mut adjusted = std::mem::take(&mut self.adjusted);
-        let token = if self.sampling.penalizes() || !self.sampling.logit_bias.is_empty() {
+        let token = if penalizes(&self.sampling) || !self.sampling.logit_bias.is_empty() {
             adjusted.clear();
             adjusted.extend_from_slice(logits);
             self.adjust(&mut adjusted);
@@ -195,7 +148,7 @@ impl Sampler {
 
     /// Tells the penalties what was chosen, or stands in the prompt.
     pub fn accept(&mut self, token: TokenId) {
-        if !self.sampling.penalizes() {
+        if !penalizes(&self.sampling) {
             return;
         }
         if self.recent.len() == self.sampling.repeat_last_n
@@ -217,7 +170,7 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        if !self.sampling.penalizes() {
+        if !penalizes(&self.sampling) {
             return;
         }
         // Each token once: the order does not matter.

@@ -6,10 +6,10 @@ mod tiny;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use yushan_abi::{Chunk, Executor, Logits};
+use yushan_abi::{Chunk, Executor, Logits, Sampling};
 use yushan_model::ModelFile;
 use yushan_model::engine::{Engine, Options};
-use yushan_model::sampler::{Sampler, Sampling};
+use yushan_model::sampler::Sampler;
 use yushan_tensor::DType;
 
 /// The system's allocator, counted.
@@ -44,7 +44,7 @@ fn decoding_allocates_nothing_per_token() {
         let options =
             Options { threads: 2, context: 256, sequences: 2, ..Options::for_file(&file) };
         let mut engine = Engine::load(&file, &options).unwrap();
-        let mut sampler = Sampler::new(Sampling::default(), engine.vocabulary()).unwrap();
+        let mut sampler = Sampler::new(Sampling::llama_cpp(), engine.vocabulary()).unwrap();
         let open = [1, 2].map(|first| engine.admit("", &[first]).unwrap().sequence);
         let mut tokens = [1, 2];
         let mut steps = |engine: &mut Engine, count: usize| {

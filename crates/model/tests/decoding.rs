@@ -5,12 +5,11 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use yushan_abi::{Executor, TokenId};
+use yushan_abi::{Executor, Sampling, TokenId};
 use yushan_model::ModelFile;
 use yushan_model::engine::{Engine, Options};
 use yushan_model::generate::{Event, Finish, Outcome, Request, generate};
 use yushan_model::grammar::{Grammar, GrammarEngine};
-use yushan_model::sampler::Sampling;
 use yushan_model::score::score;
 use yushan_model::speculate::Speculation;
 use yushan_model::tokenizer::{Ends, Special, Tokenizer};
@@ -94,7 +93,7 @@ fn guesses_change_nothing_but_the_number_of_steps() {
             Speculation::Draft { most: 4 },
         ] {
             let request = Request {
-                sampling: Sampling { temperature, seed: 3952, ..Sampling::default() },
+                sampling: Sampling { temperature, seed: 3952, ..Sampling::llama_cpp() },
                 max_tokens: 200,
                 speculation,
                 ..Request::new(&prompt)
@@ -126,7 +125,7 @@ fn a_schema_makes_a_story_teller_write_json() {
     for seed in 0..5 {
         let request = Request {
             constraint: Some(grammars.compile(Grammar::JsonSchema(&schema)).unwrap()),
-            sampling: Sampling { seed, ..Sampling::default() },
+            sampling: Sampling { seed, ..Sampling::llama_cpp() },
             max_tokens: 200,
             speculation: Speculation::PromptLookup { ngram: 2, most: 4 },
             ..Request::new(&prompt)

@@ -188,14 +188,7 @@ fn answers_are_those_of_the_loop_whether_tools_may_be_called_or_not() {
         };
         let tokens = stories.language.encode(&plain).unwrap();
         let asked = generate::Request {
-            sampling: yushan_model::sampler::Sampling {
-                temperature,
-                seed,
-                top_k: 0,
-                top_p: 1.0,
-                min_p: 0.0,
-                ..Default::default()
-            },
+            sampling: plain.sampling.clone(),
             stops,
             max_tokens: most,
             ..generate::Request::new(&tokens)

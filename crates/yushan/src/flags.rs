@@ -1,10 +1,9 @@
 //! Flags that several commands take: how the engine is set up, and how tokens are drawn.
 
 use clap::{Args, ValueEnum};
-use yushan_abi::TokenId;
+use yushan_abi::{Sampling, TokenId};
 use yushan_model::ModelFile;
 use yushan_model::engine::Options;
-use yushan_model::sampler::Sampling;
 use yushan_tensor::KvType;
 
 /// How the engine is set up.
@@ -96,7 +95,7 @@ pub(crate) struct Drawing {
 impl Drawing {
     /// The sampling these flags ask for; without `--seed` with a new seed on every call.
     pub(crate) fn sampling(&self) -> Sampling {
-        let default = Sampling::default();
+        let default = Sampling::llama_cpp();
         Sampling {
             temperature: self.temperature.unwrap_or(default.temperature),
             top_k: self.top_k.unwrap_or(default.top_k),

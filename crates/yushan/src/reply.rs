@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use yushan_abi::{Executor, TokenId};
+use yushan_abi::{Executor, Sampling, TokenId};
 use yushan_model::Config;
 use yushan_model::chat::{ChatTemplate, Message};
 use yushan_model::engine::Engine;
 use yushan_model::generate::{Event, Finish, Outcome, Request, generate};
 use yushan_model::grammar::Constraint;
 use yushan_model::logprobs::Logprobs;
-use yushan_model::sampler::Sampling;
 use yushan_model::speculate::Speculation;
 use yushan_model::tokenizer::{Ends, Special, Tokenizer};
 

@@ -372,7 +372,7 @@ fn a_grammar_forces_the_form_whatever_the_model_wants() {
             let request = Request {
                 constraint: Some(constraint),
                 speculation,
-                sampling: Sampling { seed, ..Sampling::default() },
+                sampling: Sampling { seed, ..Sampling::llama_cpp() },
                 ..Request::new(&prompt)
             };
             let (outcome, _) = run(random_model(seed, 2, 3), 64, None, request).unwrap();
@@ -483,7 +483,7 @@ proptest! {
                     temperature: case.temperature,
                     repeat_penalty: case.penalty,
                     seed: case.seed,
-                    ..Sampling::default()
+                    ..Sampling::llama_cpp()
                 },
                 speculation,
                 ..Request::new(&case.prompt)

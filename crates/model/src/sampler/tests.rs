@@ -6,7 +6,7 @@ use super::*;
 
 /// Everything off: what is left is the softmax.
 fn open() -> Sampling {
-    Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() }
+    Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::llama_cpp() }
 }
 
 fn softmax(logits: &[f32]) -> Vec<f64> {
@@ -123,7 +123,7 @@ proptest! {
         prop_assert_eq!(argmax(&values, None), naive(&|_| true));
         let allowed = |at: usize| mask[at / 32] >> (at % 32) & 1 == 1;
         prop_assert_eq!(argmax(&values, Some(&mask)), naive(&allowed));
-        for sampling in [Sampling::greedy(), Sampling::default(), open()] {
+        for sampling in [Sampling::greedy(), Sampling::llama_cpp(), open()] {
             let mut sampler = Sampler::new(sampling, values.len()).unwrap();
             let token = sampler.sample(&values, Some(&mask));
             prop_assert!(mask.iter().all(|&m| m == 0) || allowed(token as usize));
@@ -178,7 +178,7 @@ fn seed_and_logits_determine_the_tokens() {
     let rows: Vec<Vec<f32>> = (0..50).map(|seed| logits(seed, 300, 3.0)).collect();
     let run = |seed| {
         let sampling =
-            Sampling { seed, repeat_penalty: 1.2, presence_penalty: 0.1, ..Sampling::default() };
+            Sampling { seed, repeat_penalty: 1.2, presence_penalty: 0.1, ..Sampling::llama_cpp() };
         let mut sampler = Sampler::new(sampling, 300).unwrap();
         let choose = |row: &Vec<f32>| {
             let token = sampler.sample(row, None);
@@ -252,7 +252,7 @@ fn penalties_and_biases_change_the_logits() {
 #[test]
 fn masks_and_broken_logits_leave_an_allowed_token() {
     let mask = [0u32, 1 << 3];
-    for sampling in [Sampling::greedy(), Sampling::default(), open()] {
+    for sampling in [Sampling::greedy(), Sampling::llama_cpp(), open()] {
         let mut sampler = Sampler::new(sampling, 64).unwrap();
         for value in [0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert_eq!(sampler.sample(&[value; 64], Some(&mask)), 35);
