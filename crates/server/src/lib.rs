@@ -131,6 +131,15 @@ impl Server {
         })
     }
 
+    /// What the body of a request says, in JSON of so many bytes at most.
+    pub(crate) async fn read<T: serde::de::DeserializeOwned + Send + 'static>(
+        &self,
+        request: axum::extract::Request,
+        most: usize,
+    ) -> Result<T, Fault> {
+        body::json(request.into_body(), most, self.deadline).await
+    }
+
     /// The model of this name.
     pub(crate) async fn model(&self, name: &str) -> Result<ModelInfo, Fault> {
         let models = self.models().await?;

@@ -18,7 +18,7 @@ use yushan_kernel::gate::Capability;
 use yushan_kernel::{Budget, Kernel, Pid, Process, Program, Replay, Says, Signal};
 
 use crate::Server;
-use crate::body::{CONVERSATION, OPTIONS, json as body, whole};
+use crate::body::{CONVERSATION, OPTIONS, whole};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
@@ -184,7 +184,7 @@ pub(crate) async fn spawn(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let asked: NewProcess = body(request.into_body(), CONVERSATION, server.deadline).await?;
+    let asked: NewProcess = server.read(request, CONVERSATION).await?;
     let model = server.model(&asked.model).await?;
     let program = asked.program(&caller.tenant, &model)?;
     let kernel = kernel(&server)?;
@@ -236,7 +236,7 @@ pub(crate) async fn tell(
     InPath(pid): InPath,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let order: Order = body(request.into_body(), OPTIONS, server.deadline).await?;
+    let order: Order = server.read(request, OPTIONS).await?;
     if let Order::Nice(_, weight) = order {
         check_weight("nice[1]", weight)?;
     }

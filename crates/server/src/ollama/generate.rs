@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use yushan_abi::{Message, ModelInfo, Prompt, Role};
 
 use crate::Server;
-use crate::body::{CONVERSATION, Ignored, ignored, json, refuse};
+use crate::body::{CONVERSATION, Ignored, ignored, refuse};
 use crate::doors::Caller;
 use crate::fault::{Fault, OllamaError};
 use crate::ollama::chat::{Asked, answer, ready};
@@ -62,7 +62,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: GenerateRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: GenerateRequest = server.read(request, CONVERSATION).await?;
     let model = super::model(&server, &body.model).await?;
     let kind = Kind::Generate;
     if body.prompt.is_empty() {

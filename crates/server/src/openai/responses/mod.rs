@@ -59,8 +59,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body = request.into_body();
-    let body: ResponseRequest = crate::body::json(body, CONVERSATION, server.deadline).await?;
+    let body: ResponseRequest = server.read(request, CONVERSATION).await?;
     let model = server.model(&body.model).await?;
     let history = history(&server, &caller, body.previous_response_id.clone()).await?;
     let streams = body.stream.unwrap_or(false);
