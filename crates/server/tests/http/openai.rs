@@ -186,6 +186,51 @@ async fn completions_take_text_texts_and_tokens() {
 }
 
 #[tokio::test]
+async fn a_gap_is_filled_and_nothing_beside_it_is_ignored() {
+    let house = house(true);
+    let open = json!({"model": MODEL, "prompt": "one ", "suffix": " three", "max_tokens": 9});
+    let lines = json!({"model": MODEL, "prompt": "one ", "suffix": " three", "stream": false});
+    let gap = Prompt::Infill { prefix: "one ".into(), suffix: " three".into() };
+    let reply = house.post("/v1/completions", with(open.clone(), json!({"logprobs": 1}))).await;
+    let choice = &reply.json()["choices"][0];
+    assert_eq!(choice["text"], "You said: one … three");
+    assert_eq!(choice["logprobs"]["token_logprobs"][0], -0.5);
+    assert_eq!((house.last().prompt, house.last().echo), (gap.clone(), false));
+    let streamed = with(open.clone(), json!({"stream": true, "n": 2}));
+    let events = house.post("/v1/completions", streamed).await.events();
+    let first = events.iter().filter(|event| event["choices"][0]["index"] == 0);
+    let text: String = first.filter_map(|event| event["choices"][0]["text"].as_str()).collect();
+    assert_eq!(text, "You said: one … three");
+    // One suffix for all; an empty one is none.
+    let several = with(open.clone(), json!({"prompt": ["a", "b"]}));
+    let reply = house.post("/v1/completions", several).await.json();
+    assert_eq!(reply["choices"][1]["text"], "You said: b… three");
+    house.post("/v1/completions", with(open.clone(), json!({"suffix": ""}))).await;
+    assert_eq!(house.last().prompt, Prompt::Text("one ".into()));
+    let reply = house.post("/api/generate", lines.clone()).await.json();
+    assert_eq!((&reply["response"], house.last().prompt), (&json!("You said: one … three"), gap));
+    // Nothing before the gap is no request to load the model.
+    let reply = house.post("/api/generate", with(lines.clone(), json!({"prompt": ""}))).await;
+    assert_eq!(reply.json()["response"], "You said: … three");
+    for (path, base, more, field) in [
+        ("/v1/completions", &open, json!({"echo": true}), "echo"),
+        ("/v1/completions", &open, json!({"prompt": [97]}), "suffix"),
+        ("/v1/completions", &open, json!({"prompt": [[97], [98]]}), "suffix"),
+        ("/v1/completions", &open, json!({"suffix": "no gap"}), "suffix"),
+        ("/v1/completions", &open, json!({"suffix": "x".repeat(CONTEXT)}), "prompt"),
+        ("/api/generate", &lines, json!({"raw": true}), "raw"),
+        ("/api/generate", &lines, json!({"system": "be kind"}), "system"),
+        ("/api/generate", &lines, json!({"suffix": "no gap"}), "suffix"),
+    ] {
+        let reply = house.post(path, with(base.clone(), more.clone())).await;
+        assert_eq!(reply.status, 400, "{path} {more}: {}", reply.text);
+        let error = reply.json()["error"].clone();
+        let said = error.as_str().is_some_and(|said| said.starts_with(&format!("{field}: ")));
+        assert!(said || error["param"] == field, "{more}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn refusals_have_their_status_and_code() {
     let house = house(true);
     for (text, status, code) in [
