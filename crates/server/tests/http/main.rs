@@ -7,6 +7,7 @@ mod metered;
 mod ollama;
 mod openai;
 mod plain;
+mod processes;
 mod responses;
 #[path = "../scripted/mod.rs"]
 mod scripted;

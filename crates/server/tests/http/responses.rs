@@ -1,13 +1,15 @@
 //! `/v1/responses`: kept, continued, streamed, in the background.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use yushan_abi::Prompt;
+use yushan_abi::{Complete, Language, ModelInfo, Prompt, Refusal, Sink};
+use yushan_server::{Server, router};
 
-use crate::house::{house, tool, with};
-use crate::scripted::MODEL;
+use crate::house::{House, house, tool, with};
+use crate::scripted::{Fake, MODEL, Memory, OneModel, TwoKeys};
 
 #[tokio::test]
 async fn responses_are_kept_and_continued() {
@@ -119,4 +121,85 @@ async fn background_responses_end_or_are_cancelled() {
     assert_eq!(cancelled["status"], "cancelled");
     assert_eq!(house.get(&path).await.json()["status"], "cancelled");
     assert_eq!(house.as_key("", "DELETE", &path, &Value::Null).await.json()["deleted"], true);
+}
+
+/// A model on another server: not always there, and `silent` if it takes requests and gives no answer.
+#[derive(Default)]
+struct Elsewhere {
+    fake: Fake,
+    there: AtomicBool,
+    silent: bool,
+    held: Mutex<Vec<Box<dyn Sink>>>,
+}
+
+impl Complete for Elsewhere {
+    fn complete(&self, request: yushan_abi::Request, sink: Box<dyn Sink>) -> Result<(), Refusal> {
+        if self.silent {
+            self.held.lock().unwrap().push(sink);
+            return Ok(());
+        }
+        self.fake.complete(request, sink)
+    }
+
+    fn models(&self) -> Vec<ModelInfo> {
+        if self.there.load(Ordering::SeqCst) { self.fake.models() } else { Vec::new() }
+    }
+
+    fn language(&self, model: &str) -> Result<Arc<dyn Language>, Refusal> {
+        self.fake.language(model)
+    }
+}
+
+#[tokio::test]
+async fn what_another_server_was_to_answer_is_asked_again_after_a_restart() {
+    let start = |disk: &Arc<Memory>, complete: &Arc<Elsewhere>| {
+        let keys = Arc::new(TwoKeys::new(true));
+        let server = Server::new(complete.clone(), disk.clone(), Arc::new(OneModel), keys.clone());
+        let server = Arc::new(server);
+        let resumed = server.resume().expect("the disk can be read");
+        (House { app: router(server), fake: Arc::default(), disk: disk.clone(), keys }, resumed)
+    };
+    let disk = Arc::new(Memory::default());
+    let there = || AtomicBool::new(true);
+    let complete = Arc::new(Elsewhere { silent: true, there: there(), ..Default::default() });
+    let (house, _) = start(&disk, &complete);
+    let mut paths = Vec::new();
+    for input in ["hello", "to be cancelled", "to be deleted"] {
+        let asked = json!({"model": MODEL, "input": input, "background": true,
+            "instructions": "be kind", "metadata": {"of": "ann"}});
+        let queued = house.post("/v1/responses", asked).await.json();
+        paths.push(format!("/v1/responses/{}", queued["id"].as_str().expect("an id")));
+    }
+    // The other server is not there yet when this one is back; the first stays as it crashed.
+    let complete = Arc::new(Elsewhere::default());
+    let (house, resumed) = start(&disk, &complete);
+    assert_eq!(resumed, 3);
+    for path in &paths {
+        assert_eq!(house.get(path).await.json()["status"], "queued");
+    }
+    let cancelled = house.post(&format!("{}/cancel", paths[1]), Value::Null).await.json();
+    assert_eq!(cancelled["status"], "cancelled");
+    house.as_key("", "DELETE", &paths[2], &Value::Null).await;
+    let (_, resumed) = start(&disk, &complete);
+    assert_eq!(resumed, 1, "what was cancelled or deleted is not asked again");
+    complete.there.store(true, Ordering::SeqCst);
+    let mut ended = Value::Null;
+    for _ in 0..10_000 {
+        ended = house.get(&paths[0]).await.json();
+        if ended["status"] == "completed" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(ended["output"][0]["content"][0]["text"], "You said: hello", "{ended}");
+    assert_eq!(
+        (&ended["metadata"], &ended["instructions"]),
+        (&json!({"of": "ann"}), &json!("be kind"))
+    );
+    let asked = complete.fake.last.lock().unwrap().clone().expect("a request");
+    let Prompt::Chat(messages) = asked.prompt else { panic!("a chat") };
+    assert_eq!(
+        messages.iter().map(yushan_abi::Message::text).collect::<Vec<_>>(),
+        ["be kind", "hello"]
+    );
 }
