@@ -73,6 +73,12 @@ class OllamaClient(unittest.TestCase):
         raw = self.client.generate(MODEL, "a", raw=True, stream=True)
         self.assertEqual("".join(part.response for part in raw), " and so on and on")
 
+    def test_suffix(self):
+        reply = self.client.generate(MODEL, "one ", suffix=" three")
+        self.assertEqual(reply.response, "You said: one … three")
+        with self.assertRaisesRegex(ollama.ResponseError, "^suffix: "):
+            self.client.generate(MODEL, "one ", suffix="no gap")
+
     def test_embeddings(self):
         reply = self.client.embed(MODEL, ["aa", "b"])
         self.assertEqual(reply.embeddings, [[0, 1, 0, 0], [0, 0, 1, 0]])

@@ -111,6 +111,19 @@ class OpenAIClient(unittest.TestCase):
         text = "".join(chunk.choices[0].text for chunk in stream)
         self.assertEqual(text, " and so on and on")
 
+    def test_suffix(self):
+        create = self.client.completions.create
+        reply = create(model=MODEL, prompt="one ", suffix=" three")
+        self.assertEqual(reply.choices[0].text, "You said: one … three")
+        for field, options in [
+            ("suffix", {"prompt": "a", "suffix": "no gap"}),
+            ("suffix", {"prompt": [97], "suffix": "b"}),
+            ("echo", {"prompt": "a", "suffix": "b", "echo": True}),
+        ]:
+            with self.assertRaises(openai.BadRequestError) as raised:
+                create(model=MODEL, **options)
+            self.assertEqual(raised.exception.param, field)
+
     def test_embeddings(self):
         create = self.client.embeddings.create
         # Without a format the package asks for base64 and makes it numbers again, but its strict mode

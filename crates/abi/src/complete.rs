@@ -151,6 +151,13 @@ pub enum Prompt {
     Text(String),
     /// Tokens as they are.
     Tokens(Vec<TokenId>),
+    /// A text with a gap, for models that fill in the middle.
+    Infill {
+        /// Before the gap.
+        prefix: String,
+        /// After it.
+        suffix: String,
+    },
 }
 
 /// A request.

@@ -159,7 +159,7 @@ impl Life {
     pub fn new(pid: Pid, program: Program) -> Life {
         let messages = match &program.request.prompt {
             Prompt::Chat(messages) => messages.clone(),
-            Prompt::Text(_) | Prompt::Tokens(_) => Vec::new(),
+            Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Infill { .. } => Vec::new(),
         };
         let user = Label::of(Sources::USER).for_reader(program.request.tenant.clone());
         let label = messages.iter().fold(user, |label, message| label.join(&message.label()));

@@ -26,6 +26,9 @@ impl Language for Bytes {
             Prompt::Chat(messages) => self.tokenize(&self.apply_template(messages)?, false, false),
             Prompt::Text(text) => self.tokenize(text, false, false),
             Prompt::Tokens(tokens) => tokens.clone(),
+            Prompt::Infill { prefix, suffix } => {
+                self.tokenize(&format!("{prefix}{suffix}"), false, false)
+            }
         })
     }
 

@@ -142,6 +142,10 @@ impl ModelLanguage {
     }
 }
 
+const CANNOT_INFILL: &str = "this model has no tokens for filling in the middle; expected one that was \
+                             trained for it, as Qwen2.5-Coder, StarCoder2 or CodeLlama: leave it out, or \
+                             ask such a model";
+
 impl Language for ModelLanguage {
     fn encode(&self, request: &Request) -> Result<Vec<TokenId>, Refusal> {
         let (field, tokens) = match &request.prompt {
@@ -159,6 +163,10 @@ impl Language for ModelLanguage {
                 ("prompt", self.tokenizer.encode(text, Special::AsText, Ends::Declared))
             }
             Prompt::Tokens(tokens) => ("prompt", tokens.clone()),
+            Prompt::Infill { prefix, suffix } => {
+                let encoded = self.tokenizer.encode_infill(prefix, suffix);
+                ("prompt", encoded.ok_or_else(|| invalid("suffix", CANNOT_INFILL.into()))?)
+            }
         };
         if tokens.is_empty() {
             return Err(invalid(field, "no tokens; expected at least one".into()));

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use yushan_abi::{Disk, Document, Index, Item, Message, Role};
 
 use crate::Server;
-use crate::body::{FILE, json, parse, whole};
+use crate::body::{FILE, parse, whole};
 use crate::doors::Caller;
 use crate::fault::{ErrorBody, Fault};
 use crate::ids;
@@ -175,7 +175,7 @@ pub(crate) async fn keep(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<ChatList>, Fault> {
-    let body: Chats = json(request.into_body(), FILE, server.deadline).await?;
+    let body: Chats = server.read(request, FILE).await?;
     let mut chats = body.conversations;
     if !(1..=MOST).contains(&chats.len()) {
         let detail = format!("{} were given; expected 1 to {MOST}", chats.len());

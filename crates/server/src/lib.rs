@@ -120,15 +120,27 @@ impl Server {
         }
     }
 
-    /// Takes up what was under way when the system stopped; how many processes go on. To be called
-    /// within the runtime that serves, before it does.
+    /// Takes up what was under way when the system stopped; how many processes and background responses go
+    /// on. To be called within the runtime that serves, before it does.
     pub fn resume(self: &Arc<Self>) -> Result<usize, yushan_abi::DiskError> {
-        let Some(kernel) = &self.kernel else { return Ok(0) };
-        kernel.resume(|life| match life.program.key.as_str() {
-            "" if life.program.parent.is_some() => Some(Box::new(yushan_abi::Nobody)),
-            "" => Some(Box::new(watch::Unread::again(self, &life.program.request.tenant))),
-            _ => openai::responses::again(self, life),
-        })
+        let processes = match &self.kernel {
+            Some(kernel) => kernel.resume(|life| match life.program.key.as_str() {
+                "" if life.program.parent.is_some() => Some(Box::new(yushan_abi::Nobody)),
+                "" => Some(Box::new(watch::Unread::again(self, &life.program.request.tenant))),
+                _ => openai::responses::again(self, life),
+            })?,
+            None => 0,
+        };
+        Ok(processes + openai::responses::pending::resume(self)?)
+    }
+
+    /// What the body of a request says, in JSON of so many bytes at most.
+    pub(crate) async fn read<T: serde::de::DeserializeOwned + Send + 'static>(
+        &self,
+        request: axum::extract::Request,
+        most: usize,
+    ) -> Result<T, Fault> {
+        body::json(request.into_body(), most, self.deadline).await
     }
 
     /// The model of this name.

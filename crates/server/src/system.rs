@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use yushan_abi::{
-    Class, Counts, Label, Message, ModelInfo, Prompt, Refusal, Role, Sampling, Sources,
+    Class, Complete, Counts, Label, Message, ModelInfo, Prompt, Refusal, Role, Sampling, Sources,
 };
 use yushan_kernel::gate::Capability;
 use yushan_kernel::{Budget, Kernel, Pid, Process, Program, Replay, Says, Signal};
 
 use crate::Server;
-use crate::body::{CONVERSATION, OPTIONS, json as body, whole};
+use crate::body::{CONVERSATION, OPTIONS, whole};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
@@ -112,7 +112,7 @@ impl NewProcess {
             class: self.class.unwrap_or(Class::Agent),
             weight,
             tenant: tenant.to_string(),
-            ..yushan_abi::Request::new(self.model.clone(), Prompt::Chat(messages))
+            ..yushan_abi::Request::new(&*model.name, Prompt::Chat(messages))
         };
         let program = Program {
             capabilities: self
@@ -155,6 +155,27 @@ fn kernel(server: &Server) -> Result<Arc<Kernel>, Fault> {
     kernel.cloned().ok_or_else(|| Fault::NotFound { what: "kernel", name: "here".into() })
 }
 
+/// Programs are run by the kernel, so their models are its own.
+async fn is_own(kernel: &Arc<Kernel>, model: &str) -> Result<(), Fault> {
+    let kernel = kernel.clone();
+    let models = blocking(move || kernel.models()).await?;
+    let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    if names.contains(&model) {
+        return Ok(());
+    }
+    let own = match names[..] {
+        [] => {
+            "this system has none now: pull one, or name one's file when it is started".to_string()
+        }
+        _ => format!("expected one of {}", names.join(", ")),
+    };
+    let why = format!(
+        "{model} is on another server, and processes with programs run on models of \
+                       this system alone; {own}"
+    );
+    Err(Fault::invalid("model", why))
+}
+
 fn absent(pid: u64) -> Fault {
     Fault::NotFound { what: "process", name: pid.to_string() }
 }
@@ -184,8 +205,11 @@ pub(crate) async fn spawn(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let asked: NewProcess = body(request.into_body(), CONVERSATION, server.deadline).await?;
+    let asked: NewProcess = server.read(request, CONVERSATION).await?;
     let model = server.model(&asked.model).await?;
+    if let Some(kernel) = &server.kernel {
+        is_own(kernel, &model.name).await?;
+    }
     let program = asked.program(&caller.tenant, &model)?;
     let kernel = kernel(&server)?;
     let unread = Unread::new(&server, &caller, &program.request);
@@ -236,7 +260,7 @@ pub(crate) async fn tell(
     InPath(pid): InPath,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let order: Order = body(request.into_body(), OPTIONS, server.deadline).await?;
+    let order: Order = server.read(request, OPTIONS).await?;
     if let Order::Nice(_, weight) = order {
         check_weight("nice[1]", weight)?;
     }

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use yushan_abi::Language;
 
 use crate::Server;
-use crate::body::{CONVERSATION, TEXT, json};
+use crate::body::{CONVERSATION, TEXT};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
@@ -98,7 +98,7 @@ pub(crate) async fn tokenize(
     State(server): State<Arc<Server>>,
     request: Request,
 ) -> Result<Json<Tokenized>, Fault> {
-    let body: TokenizeRequest = json(request.into_body(), TEXT, server.deadline).await?;
+    let body: TokenizeRequest = server.read(request, TEXT).await?;
     let tokens = with_language(&server, body.model.clone(), move |language| {
         let tokens = language.tokenize(&body.content, body.add_special, body.parse_special);
         let piece = |id: u32| {
@@ -142,7 +142,7 @@ pub(crate) async fn detokenize(
     State(server): State<Arc<Server>>,
     request: Request,
 ) -> Result<Json<Detokenized>, Fault> {
-    let body: DetokenizeRequest = json(request.into_body(), TEXT, server.deadline).await?;
+    let body: DetokenizeRequest = server.read(request, TEXT).await?;
     let tokens = body.tokens;
     let text =
         with_language(&server, body.model, move |language| Ok(language.detokenize(&tokens)?));
@@ -176,7 +176,7 @@ pub(crate) async fn apply_template(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Templated>, Fault> {
-    let body: TemplateRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: TemplateRequest = server.read(request, CONVERSATION).await?;
     let messages = conversation(body.messages, &caller.tenant)?;
     let prompt =
         with_language(&server, body.model, move |language| Ok(language.apply_template(&messages)?));

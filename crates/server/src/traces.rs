@@ -74,7 +74,7 @@ impl Trace {
         let operation = match request.prompt {
             _ if request.form == yushan_abi::Form::Embedding => "embeddings",
             Prompt::Chat(_) => "chat",
-            Prompt::Text(_) | Prompt::Tokens(_) => "text_completion",
+            Prompt::Text(_) | Prompt::Tokens(_) | Prompt::Infill { .. } => "text_completion",
         };
         let mut attributes = asked(request, n);
         attributes.push(KeyValue::new("gen_ai.operation.name", operation));
@@ -221,6 +221,10 @@ fn input(prompt: &Prompt) -> String {
         Prompt::Chat(messages) => json!(messages.iter().map(one).collect::<Vec<_>>()).to_string(),
         Prompt::Text(said) => text(said.clone()),
         Prompt::Tokens(tokens) => text(format!("{tokens:?}")),
+        Prompt::Infill { prefix, suffix } => {
+            let parts = [prefix, suffix].map(|side| json!({"type": "text", "content": side}));
+            json!([{"role": "user", "parts": parts}]).to_string()
+        }
     }
 }
 

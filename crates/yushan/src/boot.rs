@@ -168,7 +168,7 @@ impl System {
             ready(address, &server);
             match server.resume() {
                 Ok(0) => {}
-                Ok(count) => eprintln!("resumed {count} processes"),
+                Ok(count) => eprintln!("resumed {count} processes and background responses"),
                 Err(error) => eprintln!("the journal cannot be read: {error}"),
             }
             yushan_server::serve(listener, server, stop).await;

@@ -286,6 +286,9 @@ fn roles(tokenizer: &Tokenizer) -> Vec<(&'static str, u32)> {
         ("eot", roles.eot),
         ("unknown", roles.unknown),
         ("padding", roles.pad),
+        ("prefix", roles.infill.prefix),
+        ("suffix", roles.infill.suffix),
+        ("middle", roles.infill.middle),
     ];
     all.into_iter().filter_map(|(role, id)| Some((role, id?))).collect()
 }

@@ -122,6 +122,33 @@ fn parsed(text: &str) -> Value {
 }
 
 #[test]
+fn a_gap_is_filled_by_models_that_have_tokens_for_it() {
+    let folder = folder();
+    folder::add_coder(folder.path());
+    let system = System::serve(folder.path(), "model.gguf coder.gguf");
+    let ask = |model: &str, more: Value| {
+        let mut body = json!({ "model": model, "max_tokens": 8, "temperature": 0 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        system.ask("/v1/completions", Some(body), None)
+    };
+    // BOS and the prefix with its space, the suffix without one.
+    let [prefix, suffix, middle] = [3, 2, 1].map(|back| folder::tiny::VOCABULARY as u64 - back);
+    let letter = |of: char| 260 + of as u64 - 'a' as u64;
+    let ids = [1, prefix, 259, letter('a'), letter('b'), suffix, letter('c'), letter('d'), middle];
+    let (status, filled) = ask("coder", json!({ "prompt": "ab", "suffix": "cd" }));
+    assert_eq!((status, &filled["usage"]["prompt_tokens"]), (200, &json!(ids.len())), "{filled}");
+    let (_, same) = ask("coder", json!({ "prompt": ids }));
+    assert_eq!(filled["choices"][0]["text"], same["choices"][0]["text"]);
+    let body = json!({ "model": "coder", "prompt": "ab", "suffix": "cd", "stream": false });
+    let (status, filled) = system.ask("/api/generate", Some(body), None);
+    assert_eq!((status, &filled["prompt_eval_count"]), (200, &json!(ids.len())), "{filled}");
+    let (status, refused) = ask("model", json!({ "prompt": "ab", "suffix": "cd" }));
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("suffix")), "{refused}");
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("no tokens for filling in the middle"), "{message}");
+}
+
+#[test]
 fn a_background_response_goes_on_after_a_kill() {
     let folder = folder();
     let text = |response: &Value| response["output"][0]["content"][0]["text"].clone();

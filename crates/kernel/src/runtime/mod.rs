@@ -467,6 +467,7 @@ fn title(request: &Request) -> String {
         yushan_abi::Prompt::Chat(messages) => messages.last().map(|m| m.text()).unwrap_or_default(),
         yushan_abi::Prompt::Text(text) => text.clone(),
         yushan_abi::Prompt::Tokens(tokens) => format!("{} tokens", tokens.len()),
+        yushan_abi::Prompt::Infill { prefix, .. } => prefix.clone(),
     };
     let plain = text.chars().map(|char| if char.is_control() { ' ' } else { char });
     plain.take(60).collect()

@@ -11,7 +11,7 @@ use yushan_abi::TokenId;
 use super::merge::{Alphabet, Merger, Order, PairCollector, Run, byte_alphabet};
 use super::pieces::{Pieces, Prefix, byte_of_piece, write_piece};
 use super::vocabulary::{Builder, TokenKind, Vocabulary};
-use super::{Cut, Parts, RoleIds, Tokenizer, byte_level, split};
+use super::{Cut, InfillIds, Parts, RoleIds, Tokenizer, byte_level, split};
 use crate::error::shown;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
@@ -237,6 +237,15 @@ fn roles(metadata: &Metadata, defaults: Option<[TokenId; 3]>, size: usize) -> Re
         eot: read("eot")?,
         unknown: read("unknown")?.or(default(2)),
         pad: read("padding")?,
+        infill: InfillIds {
+            // The second names are llama.cpp's former ones.
+            prefix: read("fim_pre")?.or(read("prefix")?),
+            suffix: read("fim_suf")?.or(read("suffix")?),
+            middle: read("fim_mid")?.or(read("middle")?),
+            pad: read("fim_pad")?,
+            repository: read("fim_rep")?,
+            file: read("fim_sep")?,
+        },
     })
 }
 

@@ -18,7 +18,7 @@ use super::pieces::{Pieces, byte_of_piece, write_piece};
 use super::pipeline::{Ends, Pipeline, unsupported};
 use super::special::Strip;
 use super::vocabulary::{Builder, TokenKind, Vocabulary};
-use super::{Cut, Parts, RoleIds, Tokenizer, byte_level};
+use super::{Cut, InfillIds, Parts, RoleIds, Tokenizer, byte_level};
 use crate::json;
 use crate::{Error, Result};
 
@@ -171,6 +171,7 @@ fn read(file: File<'_>, config: Config) -> Result<Tokenizer> {
         eot: None,
         unknown,
         pad: role(&config.pad),
+        infill: InfillIds::default(),
     };
     let mut strips = Vec::new();
     words.each_added(&mut |_, token, _| {

@@ -141,7 +141,8 @@ impl Tokenizer {
             let bytes = self.token_bytes(token);
             END_NAMES.iter().any(|name| name.as_bytes() == bytes)
         };
-        let told = [roles.eos, roles.eot];
+        let infill = &roles.infill;
+        let told = [roles.eos, roles.eot, infill.pad, infill.repository, infill.file];
         let mut others = self
             .ends_of_generation()
             .iter()
@@ -153,6 +154,12 @@ impl Tokenizer {
             ("eom", others.next().copied()),
             ("unknown", roles.unknown),
             ("padding", roles.pad),
+            ("fim_pre", infill.prefix),
+            ("fim_suf", infill.suffix),
+            ("fim_mid", infill.middle),
+            ("fim_pad", infill.pad),
+            ("fim_rep", infill.repository),
+            ("fim_sep", infill.file),
         ] {
             if let Some(id) = id {
                 header.set(&format!("tokenizer.ggml.{name}_token_id"), id);

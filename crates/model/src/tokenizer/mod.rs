@@ -13,6 +13,7 @@ mod from_gguf;
 mod from_json;
 mod from_llama2c;
 mod hash;
+mod infill;
 mod into_gguf;
 mod merge;
 mod pieces;
@@ -35,12 +36,13 @@ use yushan_abi::TokenId;
 
 use crate::{Error, Result};
 use merge::{Merger, Scratch};
-use pieces::Pieces;
+use pieces::{Pieces, Place};
 pub(crate) use special::Matcher;
 use special::{Strip, is_steering};
 use split::Rule;
 use vocabulary::{TokenKind, Vocabulary};
 
+pub use infill::InfillIds;
 pub use special::Special;
 pub use stream::StreamDecoder;
 #[cfg(test)]
@@ -72,6 +74,8 @@ pub struct RoleIds {
     pub unknown: Option<TokenId>,
     /// Fills a batch.
     pub pad: Option<TokenId>,
+    /// Of texts with a gap.
+    pub infill: InfillIds,
 }
 
 /// A model's tokenizer. Immutable once built; share it between threads.
@@ -154,20 +158,7 @@ impl Tokenizer {
         let mut out = Vec::with_capacity(text.len() / 4 + 4);
         let declared = ends == Ends::Declared;
         out.extend(self.roles.bos.filter(|_| declared && self.add_bos));
-        let mut scratch = Scratch::default();
-        let (mut start, mut from) = (0, 0);
-        while let Some(found) = self.next_special(text, &mut from, guarded) {
-            self.encode_fragment(
-                &text[start..found.range.start],
-                start == 0,
-                &mut scratch,
-                &mut out,
-            );
-            out.push(found.token);
-            start = found.range.end;
-            from = start;
-        }
-        self.encode_fragment(&text[start..], start == 0, &mut scratch, &mut out);
+        self.encode_into(text, guarded, Place::First, &mut out);
         out.extend(self.roles.eos.filter(|_| declared && self.add_eos));
         out
     }
@@ -293,21 +284,12 @@ impl Tokenizer {
         }
         let mut ends = parts.ends;
         ends.extend(roles.eos.into_iter().chain(roles.eot));
-        // One walk over the vocabulary for all names.
-        let mut named = [None; END_NAMES.len()];
-        for (token, kind) in parts.vocabulary.kinds() {
-            let bytes = parts.vocabulary.bytes(token);
-            if kind == TokenKind::Unused || !matches!(bytes.first(), Some(b'<' | b'_')) {
-                continue;
-            }
-            if let Some(at) = END_NAMES.iter().position(|name| name.as_bytes() == bytes) {
-                named[at].get_or_insert(token);
-            }
-        }
+        let named = parts.vocabulary.named(END_NAMES);
         for token in named.iter().flatten() {
             parts.vocabulary.set_kind(*token, TokenKind::Control);
             ends.push(*token);
         }
+        ends.extend(infill::find(&mut parts.vocabulary, &mut roles.infill));
         roles.eot = roles.eot.or_else(|| named[..TURN_NAMES].iter().flatten().next().copied());
         ends.sort_unstable();
         ends.dedup();
@@ -356,10 +338,29 @@ impl Tokenizer {
         }
     }
 
+    /// Appends the tokens of `text` alone, which begins at `place`; see [`Tokenizer::encode_guarded`].
+    fn encode_into(
+        &self,
+        text: &str,
+        guarded: &[Range<usize>],
+        mut place: Place,
+        out: &mut Vec<TokenId>,
+    ) {
+        let mut scratch = Scratch::default();
+        let (mut start, mut from) = (0, 0);
+        while let Some(found) = self.next_special(text, &mut from, guarded) {
+            self.encode_fragment(&text[start..found.range.start], place, &mut scratch, out);
+            out.push(found.token);
+            (start, place) = (found.range.end, Place::Later);
+            from = start;
+        }
+        self.encode_fragment(&text[start..], place, &mut scratch, out);
+    }
+
     fn encode_fragment(
         &self,
         text: &str,
-        first: bool,
+        place: Place,
         scratch: &mut Scratch,
         out: &mut Vec<TokenId>,
     ) {
@@ -380,13 +381,13 @@ impl Tokenizer {
                 if *nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
                     text = Cow::Owned(text.nfc().collect());
                 }
-                if *add_space && !text.starts_with(' ') {
+                if *add_space && place != Place::Continued && !text.starts_with(' ') {
                     text = Cow::Owned(format!(" {text}"));
                 }
                 split::split(&text, rules, &mut |piece| word(piece));
             }
             Cut::Pieces(pieces) => {
-                pieces.words(&pieces.normalize(text, first), &mut |piece| word(piece));
+                pieces.words(&pieces.normalize(text, place), &mut |piece| word(piece));
             }
         }
     }

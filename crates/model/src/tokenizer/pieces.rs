@@ -25,6 +25,17 @@ pub(super) enum Prefix {
     FirstUnlessThere,
 }
 
+/// Where a stretch of text begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Where everything begins.
+    First,
+    /// After a special token.
+    Later,
+    /// Where other text has ended that is not there: no space is put before it.
+    Continued,
+}
+
 /// How text becomes words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pieces {
@@ -62,8 +73,7 @@ impl Pieces {
     }
 
     /// The text that is merged: `▁` as a space, with the space in front if there is one to add.
-    /// `first`: the text is the beginning of what is encoded.
-    pub(super) fn normalize<'a>(&self, text: &'a str, first: bool) -> Cow<'a, str> {
+    pub(super) fn normalize<'a>(&self, text: &'a str, place: Place) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         if text.contains(META) {
             text = Cow::Owned(text.replace(META, " "));
@@ -73,9 +83,10 @@ impl Pieces {
         }
         let wanted = match self.prefix {
             Prefix::Never => false,
+            _ if place == Place::Continued => false,
             Prefix::Always => true,
             Prefix::UnlessThere => !text.starts_with(' '),
-            Prefix::FirstUnlessThere => first && !text.starts_with(' '),
+            Prefix::FirstUnlessThere => place == Place::First && !text.starts_with(' '),
         };
         if wanted && !text.is_empty() {
             let mut owned = String::with_capacity(text.len() + 1);

@@ -102,6 +102,21 @@ impl Vocabulary {
         (0..self.len() as TokenId).find(|&token| self.bytes(token) == text.as_bytes())
     }
 
+    /// The first token of each of these names, of any kind but unused; names end in `>` or `]`.
+    pub(super) fn named(&self, names: &[&str]) -> Vec<Option<TokenId>> {
+        let mut named = vec![None; names.len()];
+        for (token, kind) in self.kinds() {
+            let bytes = self.bytes(token);
+            if kind == TokenKind::Unused || !matches!(bytes.last(), Some(b'>' | b']')) {
+                continue;
+            }
+            if let Some(at) = names.iter().position(|name| name.as_bytes() == bytes) {
+                named[at].get_or_insert(token);
+            }
+        }
+        named
+    }
+
     /// Ids and kinds.
     pub(super) fn kinds(&self) -> impl Iterator<Item = (TokenId, TokenKind)> + '_ {
         self.kinds.iter().enumerate().map(|(token, &kind)| (token as TokenId, kind))

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use yushan_abi::{Call, Keep, Message, ModelInfo, Part, Prompt};
 
 use crate::Server;
-use crate::body::{CONVERSATION, Ignored, ignored, json, refuse};
+use crate::body::{CONVERSATION, Ignored, ignored, refuse};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{Fault, OllamaError};
@@ -99,7 +99,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: OllamaChatRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: OllamaChatRequest = server.read(request, CONVERSATION).await?;
     let model = super::model(&server, &body.model).await?;
     let kind = Kind::Chat;
     if body.messages.is_empty() {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use yushan_abi::{ModelInfo, Overflow, Prompt};
 
 use crate::Server;
-use crate::body::{CONVERSATION, Ignored, ignored, json};
+use crate::body::{CONVERSATION, Ignored, ignored};
 use crate::doors::Caller;
 use crate::embed::embed;
 use crate::fault::{Fault, OllamaError};
@@ -79,11 +79,9 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Response, Fault> {
     let times = Times::now();
-    let body: EmbedRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
-    let model = super::model(&server, &body.model).await?;
-    let ignored = ignored_of(&model, body.options, body.keep_alive.is_some())?;
-    let texts = body.input.list();
-    let prompts = ("input", texts.into_iter().map(Prompt::Text).collect());
+    let body: EmbedRequest = server.read(request, CONVERSATION).await?;
+    let (model, ignored) = checked(&server, &body.model, body.options, body.keep_alive).await?;
+    let prompts = ("input", body.input.list().into_iter().map(Prompt::Text).collect());
     let overflow = overflow(body.truncate);
     let done = embed(&server, &caller, &model, prompts, overflow, body.dimensions).await?;
     let reply = EmbedReply {
@@ -113,27 +111,26 @@ pub(crate) async fn create_one(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: EmbeddingsRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
-    let model = super::model(&server, &body.model).await?;
-    let ignored = ignored_of(&model, body.options, body.keep_alive.is_some())?;
+    let body: EmbeddingsRequest = server.read(request, CONVERSATION).await?;
+    let (model, ignored) = checked(&server, &body.model, body.options, body.keep_alive).await?;
     let prompts = ("prompt", vec![Prompt::Text(body.prompt)]);
     let mut done = embed(&server, &caller, &model, prompts, Overflow::Refuse, None).await?;
     let reply = EmbeddingsReply { embedding: done.vectors.pop().unwrap_or_default() };
     Ok(with_ignored(Json(reply).into_response(), &ignored))
 }
 
-/// Checks the options and names what is not used.
-fn ignored_of(
-    model: &ModelInfo,
+/// The model of this name, and the fields that were given and are not used; options are checked all the same.
+async fn checked(
+    server: &Server,
+    name: &str,
     options: Option<Options>,
-    keep_alive: bool,
-) -> Result<Vec<&'static str>, Fault> {
-    let ignored = ignored(&[("options", options.is_some()), ("keep_alive", keep_alive)]);
+    keep_alive: Option<Ignored>,
+) -> Result<(ModelInfo, Vec<&'static str>), Fault> {
+    let model = super::model(server, name).await?;
+    let ignored = ignored(&[("options", options.is_some()), ("keep_alive", keep_alive.is_some())]);
     if let Some(options) = options {
-        options.apply(
-            model,
-            &mut yushan_abi::Request::new(&*model.name, Prompt::Text(String::new())),
-        )?;
+        let none = Prompt::Text(String::new());
+        options.apply(&model, &mut yushan_abi::Request::new(&*model.name, none))?;
     }
-    Ok(ignored)
+    Ok((model, ignored))
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use yushan_abi::{Message, ModelInfo, Prompt, Role};
 
 use crate::Server;
-use crate::body::{CONVERSATION, Ignored, ignored, json, refuse};
+use crate::body::{CONVERSATION, Ignored, ignored, refuse};
 use crate::doors::Caller;
 use crate::fault::{Fault, OllamaError};
 use crate::ollama::chat::{Asked, answer, ready};
@@ -37,6 +37,7 @@ pub(crate) struct GenerateRequest {
     truncate: Option<bool>,
     logprobs: Option<bool>,
     top_logprobs: Option<u64>,
+    /// What comes after the gap that the answer fills; the prompt is what comes before it.
     suffix: Option<String>,
     template: Option<String>,
     context: Option<Vec<u32>>,
@@ -62,16 +63,20 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: GenerateRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: GenerateRequest = server.read(request, CONVERSATION).await?;
     let model = super::model(&server, &body.model).await?;
     let kind = Kind::Generate;
-    if body.prompt.is_empty() {
+    if body.prompt.is_empty() && !given(&body.suffix) {
         return ready(&server, kind, &model, body.keep_alive).await;
     }
     let (ignored, keep_alive) = (body.ignored(), body.keep_alive);
     let stream = body.stream.unwrap_or(true);
     let request = body.check(&model, &caller)?;
     answer(&server, &caller, Asked { kind, model, request, stream, keep_alive, ignored }).await
+}
+
+fn given(text: &Option<String>) -> bool {
+    text.as_ref().is_some_and(|text| !text.is_empty())
 }
 
 impl GenerateRequest {
@@ -83,14 +88,17 @@ impl GenerateRequest {
     }
 
     fn check(self, model: &ModelInfo, caller: &Caller) -> Result<yushan_abi::Request, Fault> {
-        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        refuse("suffix", given(&self.suffix), "no model here fills in the middle: leave it out")?;
         refuse("template", given(&self.template), "templates are the model's: use raw instead")?;
         let tokens = self.context.is_some_and(|context| !context.is_empty());
         refuse("context", tokens, "deprecated by Ollama: send the messages to /api/chat")?;
         let pictures = self.images.is_some_and(|images| !images.is_empty());
         refuse("images", pictures, "this server reads text alone")?;
-        let prompt = if self.raw.unwrap_or(false) {
+        let raw = self.raw.unwrap_or(false);
+        let prompt = if let Some(suffix) = self.suffix.filter(|suffix| !suffix.is_empty()) {
+            refuse("raw", raw, "a raw prompt has no gap: leave out raw or the suffix")?;
+            refuse("system", given(&self.system), "a prompt with a suffix has no system text")?;
+            Prompt::Infill { prefix: self.prompt, suffix }
+        } else if raw {
             refuse("system", given(&self.system), "raw prompts have no system text")?;
             Prompt::Text(self.prompt)
         } else {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use utoipa::ToSchema;
 use yushan_abi::ModelInfo;
 
-use crate::body::{Ignored, OPTIONS, json};
+use crate::body::{Ignored, OPTIONS};
 use crate::events::blocking;
 use crate::fault::{Fault, OllamaError};
 use crate::ollama::reply::line;
@@ -179,7 +179,7 @@ pub(crate) async fn show(
     State(server): State<Arc<Server>>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let mut body: Named = json(request.into_body(), OPTIONS, server.deadline).await?;
+    let mut body: Named = server.read(request, OPTIONS).await?;
     let info = super::model(&server, &body.model()?).await?;
     let architecture = &info.architecture;
     let mut about = serde_json::Map::new();
@@ -233,7 +233,7 @@ pub(crate) async fn pull(
     State(server): State<Arc<Server>>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let mut body: Named = json(request.into_body(), OPTIONS, server.deadline).await?;
+    let mut body: Named = server.read(request, OPTIONS).await?;
     let name = body.model()?;
     let library = server.library.clone();
     let response = if body.stream.unwrap_or(true) {
@@ -275,7 +275,7 @@ pub(crate) async fn delete(
     State(server): State<Arc<Server>>,
     request: Request,
 ) -> Result<StatusCode, Fault> {
-    let mut body: Named = json(request.into_body(), OPTIONS, server.deadline).await?;
+    let mut body: Named = server.read(request, OPTIONS).await?;
     let info = super::model(&server, &body.model()?).await?;
     let library = server.library.clone();
     blocking(move || library.delete(&info.name)).await??;

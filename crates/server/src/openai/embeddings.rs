@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use yushan_abi::Overflow;
 
 use crate::Server;
-use crate::body::{CONVERSATION, Ignored, ignored, json};
+use crate::body::{CONVERSATION, Ignored, ignored};
 use crate::doors::Caller;
 use crate::embed::embed;
 use crate::fault::{ErrorBody, Fault};
@@ -93,7 +93,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: EmbeddingRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: EmbeddingRequest = server.read(request, CONVERSATION).await?;
     let ignored = ignored(&[("user", body.user.is_some())]);
     let model = server.model(&body.model).await?;
     let prompts = ("input", body.input.list());

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Server;
-use crate::body::{TEXT, json};
+use crate::body::TEXT;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
 
@@ -123,7 +123,7 @@ pub(crate) async fn render(
     State(server): State<Arc<Server>>,
     request: Request,
 ) -> Result<Json<Rendered>, Fault> {
-    let body: RenderRequest = json(request.into_body(), TEXT, server.deadline).await?;
+    let body: RenderRequest = server.read(request, TEXT).await?;
     let html = blocking(move || crate::render::to_html(&body.markdown)).await?;
     Ok(Json(Rendered { html }))
 }

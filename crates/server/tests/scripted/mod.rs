@@ -108,6 +108,7 @@ fn asked(prompt: &Prompt) -> String {
         Prompt::Chat(messages) => messages.last().map(Message::text).unwrap_or_default(),
         Prompt::Text(text) => text.clone(),
         Prompt::Tokens(tokens) => Bytes.detokenize(tokens).unwrap_or_default(),
+        Prompt::Infill { prefix, suffix } => format!("{prefix}…{suffix}"),
     }
 }
 
@@ -268,7 +269,7 @@ fn answer(request: &Request, asked: &str) -> String {
         Form::Json => json!({"answer": asked}).to_string(),
         Form::Schema(schema) => example(schema, schema).to_string(),
         Form::Text | Form::Grammar(_) | Form::Regex(_) | Form::Embedding => match request.prompt {
-            Prompt::Chat(_) => format!("You said: {asked}"),
+            Prompt::Chat(_) | Prompt::Infill { .. } => format!("You said: {asked}"),
             _ => " and so on and on".to_string(),
         },
     }
@@ -310,6 +311,13 @@ impl Language for Bytes {
             }
             Prompt::Text(text) => Ok(self.tokenize(text, false, false)),
             Prompt::Tokens(tokens) => self.detokenize(tokens).map(|_| tokens.clone()),
+            Prompt::Infill { suffix, .. } if suffix == "no gap" => Err(Refusal::Invalid {
+                field: "suffix".to_string(),
+                detail: "this model has no tokens for filling in the middle".to_string(),
+            }),
+            Prompt::Infill { prefix, suffix } => {
+                Ok(self.tokenize(&[&**prefix, suffix].concat(), false, false))
+            }
         }
     }
 

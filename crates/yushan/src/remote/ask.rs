@@ -82,6 +82,10 @@ fn text(request: &Request, prompt: &Prompt, body: &mut Map<String, Value>) -> Re
     let prompt = match prompt {
         Prompt::Text(text) => json!(text),
         Prompt::Tokens(tokens) => json!(tokens),
+        Prompt::Infill { prefix, suffix } => {
+            body.insert("suffix".into(), json!(suffix));
+            json!(prefix)
+        }
         Prompt::Chat(_) => Value::Null,
     };
     if request.echo {

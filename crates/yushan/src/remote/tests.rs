@@ -121,6 +121,10 @@ fn our_own_server_answers() {
     let text = Prompt::Text("once".into());
     let text = Request { max_tokens: Some(3), logprobs: Some(1), ..Request::new(MODEL, text) };
     assert_eq!(finish(ask(&remote, text)).0, " and so ");
+    let gap = Prompt::Infill { prefix: "one ".into(), suffix: " three".into() };
+    let filled = Request { max_tokens: Some(9), ..Request::new(MODEL, gap.clone()) };
+    assert_eq!(finish(ask(&remote, filled)).0, "You said: one … three");
+    assert_eq!(house.fake.last.lock().unwrap().clone().unwrap().prompt, gap);
 }
 
 #[test]

@@ -19,23 +19,35 @@ pub(crate) fn folder() -> TempDir {
     let plain = folder.path().join("plain.gguf");
     tiny::write(&plain, DType::F32, 2048);
     let plain = Gguf::open(&plain).unwrap();
-    write_with_tokenizer(&plain, &folder.path().join("model.gguf"), Some(TEMPLATE));
-    write_with_tokenizer(&plain, &folder.path().join("bare.gguf"), None);
+    write_with_tokenizer(&plain, &folder.path().join("model.gguf"), Some(TEMPLATE), &[]);
+    write_with_tokenizer(&plain, &folder.path().join("bare.gguf"), None, &[]);
     folder
 }
 
-/// The same tensors with a SentencePiece vocabulary: bytes, letters and some signs.
-fn write_with_tokenizer(from: &Gguf, path: &Path, template: Option<&str>) {
+/// `coder.gguf`, whose last three tokens mark a gap: ids from [`tiny::VOCABULARY`] - 3 on.
+#[allow(dead_code, reason = "each program that includes this file uses a part of it")]
+pub(crate) fn add_coder(folder: &Path) {
+    let plain = Gguf::open(&folder.join("plain.gguf")).unwrap();
+    let markers = ["▁<PRE>", "▁<SUF>", "▁<MID>"];
+    write_with_tokenizer(&plain, &folder.join("coder.gguf"), None, &markers);
+}
+
+/// The same tensors with a SentencePiece vocabulary: bytes, letters and some signs, the last of them
+/// replaced by these control tokens.
+fn write_with_tokenizer(from: &Gguf, path: &Path, template: Option<&str>, controls: &[&str]) {
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
     tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
     tokens.push("▁".into());
     tokens.extend(('a'..='z').chain('A'..='Z').chain(".,:{}01\"".chars()).map(String::from));
     assert_eq!(tokens.len(), tiny::VOCABULARY);
+    let letters = tokens.len() - controls.len();
+    tokens.splice(letters.., controls.iter().map(|text| text.to_string()));
     let types: Vec<i32> = (0..tokens.len() as i32)
         .map(|id| match id {
             0 => 2,
             1 | 2 => 3,
             3..259 => 6,
+            id if id as usize >= letters => 3,
             _ => 1,
         })
         .collect();

@@ -1,6 +1,7 @@
 //! Tests of the tokenizer: against llama.cpp's recorded ids, against Hugging Face's, on hostile
 //! files, and for what must hold of any tokenizer.
 
+mod infill;
 mod shared;
 
 use std::sync::{Arc, LazyLock};

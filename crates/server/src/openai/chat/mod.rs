@@ -17,7 +17,7 @@ pub(crate) use reply::{ChatCompletion, FINGERPRINT};
 pub(crate) use request::{ChatRequest, StreamOptions, stream_of};
 pub(crate) use stream::sse;
 
-use crate::body::{CONVERSATION, json};
+use crate::body::CONVERSATION;
 use crate::doors::Caller;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::with_ignored;
@@ -56,7 +56,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: ChatRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: ChatRequest = server.read(request, CONVERSATION).await?;
     let model = server.model(&body.model).await?;
     let asked = body.check(&model, &caller)?;
     let head = Head::new("chatcmpl-", &model.name);

@@ -18,7 +18,7 @@ pub(crate) use reply::Completion;
 pub(crate) use request::{CompletionRequest, Prompts};
 
 use crate::Server;
-use crate::body::{CONVERSATION, json};
+use crate::body::CONVERSATION;
 use crate::doors::Caller;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::chat::Head;
@@ -42,7 +42,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body: CompletionRequest = json(request.into_body(), CONVERSATION, server.deadline).await?;
+    let body: CompletionRequest = server.read(request, CONVERSATION).await?;
     let model = server.model(&body.model).await?;
     let mut asked = body.check(&model, &caller)?;
     let head = Head::new("cmpl-", &model.name);

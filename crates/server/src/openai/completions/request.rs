@@ -50,6 +50,7 @@ pub(crate) struct CompletionRequest {
     repeat_penalty: Option<f64>,
     /// Our extension.
     repeat_last_n: Option<u64>,
+    /// What comes after the gap that the answer fills; the prompt, a text, is what comes before it.
     suffix: Option<String>,
     user: Option<Ignored>,
 }
@@ -97,8 +98,7 @@ impl CompletionRequest {
         let best_of = whole("best_of", self.best_of, 1, MOST_ANSWERS)?;
         let chooses = best_of.is_some_and(|best_of| best_of != n);
         refuse("best_of", chooses, "this server does not choose among answers: leave it out")?;
-        let suffix = self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty());
-        refuse("suffix", suffix, "no model here fills in the middle: leave it out")?;
+        let suffix = self.suffix.take().filter(|suffix| !suffix.is_empty());
         let options = self.stream_options.take();
         let padded = options.as_ref().is_some_and(|o| o.include_obfuscation == Some(true));
         let ignored = ignored(&[
@@ -110,6 +110,8 @@ impl CompletionRequest {
         // With `echo`, 0 asks for the prompt's log-probabilities alone.
         let most = max_tokens("max_tokens", self.max_tokens, 0, most_tokens(model))?;
         let echo = self.echo.unwrap_or(false);
+        let apart = "with a suffix the answer does not follow the prompt: leave out one of the two";
+        refuse("echo", echo && suffix.is_some(), apart)?;
         if most == Some(0) && !echo {
             return Err(Fault::invalid("max_tokens", "0 tokens without echo: nothing to answer"));
         }
@@ -126,7 +128,7 @@ impl CompletionRequest {
             tenant: caller.tenant.clone(),
             ..Request::new(&*model.name, prompt)
         };
-        let requests = prompts(self.prompt)?.into_iter().map(request).collect();
+        let requests = prompts(self.prompt, suffix)?.into_iter().map(request).collect();
         Ok(Asked { requests, n, stream, ignored })
     }
 
@@ -148,13 +150,21 @@ impl CompletionRequest {
     }
 }
 
-fn prompts(prompts: Prompts) -> Result<Vec<Prompt>, Fault> {
+/// The prompts, each with the gap before the suffix if there is one.
+fn prompts(prompts: Prompts, suffix: Option<String>) -> Result<Vec<Prompt>, Fault> {
     let prompts = prompts.list();
     match prompts.len() {
-        0 => Err(Fault::invalid("prompt", "expected at least one prompt")),
+        0 => return Err(Fault::invalid("prompt", "expected at least one prompt")),
         count if count > MOST_PROMPTS => {
-            Err(Fault::invalid("prompt", format!("{count} prompts; at most {MOST_PROMPTS}")))
+            let detail = format!("{count} prompts; at most {MOST_PROMPTS}");
+            return Err(Fault::invalid("prompt", detail));
         }
-        _ => Ok(prompts),
+        _ => {}
     }
+    let Some(suffix) = suffix else { return Ok(prompts) };
+    let gap = |prompt| match prompt {
+        Prompt::Text(prefix) => Ok(Prompt::Infill { prefix, suffix: suffix.clone() }),
+        _ => Err(Fault::invalid("suffix", "it goes with a prompt of text, not of token ids")),
+    };
+    prompts.into_iter().map(gap).collect()
 }

@@ -2,10 +2,12 @@
 //!
 //! The key decision: a response is a document, and what runs in the background is a task and an entry in
 //! [`Running`]. The document says "queued" until the task has ended, however it ends. Under it is a durable
-//! process: after a restart the kernel goes on with it and [`again`] waits for it. A document that says
-//! "queued" and has no entry belonged to a process that no kernel knows, and is reported as failed.
+//! process: after a restart the kernel goes on with it and [`again`] waits for it; what a model on another
+//! server was to answer is asked again ([`pending`]). A document that says "queued" and has no entry belonged
+//! to a process that nobody knows, and is reported as failed.
 
 mod object;
+pub(crate) mod pending;
 mod request;
 mod running;
 mod stream;
@@ -59,8 +61,7 @@ pub(crate) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Fault> {
-    let body = request.into_body();
-    let body: ResponseRequest = crate::body::json(body, CONVERSATION, server.deadline).await?;
+    let body: ResponseRequest = server.read(request, CONVERSATION).await?;
     let model = server.model(&body.model).await?;
     let history = history(&server, &caller, body.previous_response_id.clone()).await?;
     let streams = body.stream.unwrap_or(false);
@@ -125,14 +126,19 @@ async fn in_background(
     asked: Asked,
 ) -> Result<Response, Fault> {
     let Asked { mut request, object, input, .. } = asked;
+    request.durable = Some(object.id.clone());
+    pending::note(&server, &object.id, &caller.tenant, &request).await?;
     // Before the task begins: what it ends with must come after.
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
-    request.durable = Some(object.id.clone());
     let watch = Watch::new(&server, caller, &request, 1);
     match Events::begin(&server.complete, watch, request, 1).await {
-        Ok(events) => collect(server, events, object, input, caller.tenant.clone()),
+        Ok(events) => {
+            let begun = std::future::ready(Ok(events));
+            collect(server, begun, object, input, caller.tenant.clone());
+        }
         Err(fault) => {
+            pending::over(&server, &object.id).await?;
             let key = object.id.clone();
             server.on_disk(move |disk| disk.delete(KIND, &key)).await?;
             return Err(fault.in_field("input"));
@@ -144,7 +150,7 @@ async fn in_background(
 /// Waits for the answer of a background response and keeps it.
 fn collect(
     server: Arc<Server>,
-    events: Events,
+    begun: impl Future<Output = Result<Events, Fault>> + Send + 'static,
     mut object: ResponseObject,
     input: Vec<Message>,
     owner: String,
@@ -152,7 +158,7 @@ fn collect(
     let (id, running) = (object.id.clone(), server.running.clone());
     running.begin(&id.clone(), async move {
         let answered = async {
-            let events = events.admitted().await?;
+            let events = begun.await?.admitted().await?;
             server.running.started(&id);
             whole(events).await
         };
@@ -165,7 +171,10 @@ fn collect(
         if server.running.claim(&id) {
             // If the disk fails, the document goes on saying that it was queued: it is then reported
             // as failed.
-            let _ = keep(&server, &object, &input, &owner).await;
+            if keep(&server, &object, &input, &owner).await.is_ok() {
+                // Otherwise it is forgotten at the next start.
+                let _ = pending::over(&server, &id).await;
+            }
             server.running.remove(&id);
         }
     });
@@ -178,7 +187,8 @@ pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> 
     let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
     let object = ResponseObject::again(&kept, &life.program.request);
     let (events, sink) = Events::again(Watch::again(server, &document.owner));
-    collect(server.clone(), events, object, kept.input, document.owner);
+    let begun = std::future::ready(Ok(events));
+    collect(server.clone(), begun, object, kept.input, document.owner);
     Some(sink)
 }
 
@@ -261,7 +271,9 @@ pub(crate) async fn delete(
     let key = id.clone();
     let deleted = server.on_disk(move |disk| disk.delete(KIND, &key)).await;
     server.running.remove(&id);
-    Ok(Json(ResponseDeleted { id, object: "response", deleted: deleted? }))
+    let deleted = deleted?;
+    pending::over(&server, &id).await?;
+    Ok(Json(ResponseDeleted { id, object: "response", deleted }))
 }
 
 /// Stops a response that is made in the background.
@@ -296,6 +308,7 @@ pub(crate) async fn cancel(
         let written = server.on_disk(move |disk| disk.put(&document)).await;
         server.running.remove(&id);
         written?;
+        pending::over(&server, &id).await?;
     } else {
         // It has ended, or is just ending: what it ended with stands.
         kept = find(&server, &caller, &id).await?;
