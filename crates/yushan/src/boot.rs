@@ -137,8 +137,10 @@ impl System {
             index: Some(sqlite.clone()),
             price: Price { read: bounds.price_read, written: bounds.price_written },
             tools: Vec::new(),
+            billing: Some(accounts.clone()),
         };
         let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
+        check_journal(disk.clone())?;
         let pulled = Arc::new(Pulled(kernel.clone()));
         let complete = models.complete(kernel.clone(), bounds.queue);
         let mut server = Server::new(complete, disk, pulled, accounts);
@@ -281,6 +283,18 @@ fn alone() -> Result<File> {
 
 fn lock_path() -> Result<PathBuf> {
     Ok(hub::home()?.join("serve.lock"))
+}
+
+/// Checks the whole chain of the journal, beside everything else: what processes need that go on was checked before
+/// they do, and what is older is read by `logs` alone.
+fn check_journal(disk: Arc<dyn Disk>) -> Result<()> {
+    let check = move || {
+        if let Err(error) = disk.verify() {
+            tracing::error!(%error, "the journal was changed: bring back a copy from before");
+        }
+    };
+    std::thread::Builder::new().name("check".into()).spawn(check).context("a thread")?;
+    Ok(())
 }
 
 /// Writes where this system listens into its lock.

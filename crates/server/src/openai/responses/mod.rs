@@ -29,7 +29,7 @@ pub(crate) use running::Running;
 use crate::Server;
 use crate::body::{CONVERSATION, refuse};
 use crate::doors::Caller;
-use crate::events::Events;
+use crate::events::{Events, blocking};
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
@@ -129,7 +129,12 @@ async fn in_background(
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
     request.durable = Some(object.id.clone());
-    let watch = Watch::new(&server, caller, &request, 1);
+    request.account.clone_from(&caller.key);
+    let billed = match (server.kernel.clone(), request.model.clone()) {
+        (Some(kernel), model) => blocking(move || kernel.bills(&model)).await?,
+        (None, _) => false,
+    };
+    let watch = Watch::durable(&server, caller, &request, billed);
     match Events::begin(&server.complete, watch, request, 1).await {
         Ok(events) => collect(server, events, object, input, caller.tenant.clone()),
         Err(fault) => {
@@ -177,7 +182,7 @@ pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> 
     let document = server.disk.get(KIND, &life.program.key).ok().flatten()?;
     let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
     let object = ResponseObject::again(&kept, &life.program.request);
-    let (events, sink) = Events::again(Watch::again(server, &document.owner));
+    let (events, sink) = Events::again(Watch::again(server));
     collect(server.clone(), events, object, kept.input, document.owner);
     Some(sink)
 }
