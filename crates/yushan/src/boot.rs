@@ -140,7 +140,6 @@ impl System {
             billing: Some(accounts.clone()),
         };
         let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
-        check_journal(disk.clone())?;
         let pulled = Arc::new(Pulled(kernel.clone()));
         let complete = models.complete(kernel.clone(), bounds.queue);
         let mut server = Server::new(complete, disk, pulled, accounts);
@@ -173,6 +172,7 @@ impl System {
                 Ok(count) => eprintln!("resumed {count} processes"),
                 Err(error) => eprintln!("the journal cannot be read: {error}"),
             }
+            check_journal(server.disk.clone())?;
             yushan_server::serve(listener, server, stop).await;
             // Before the tasks of this runtime go: who waits for a durable answer hears that the system
             // stops, and does not let go of it.
