@@ -193,6 +193,9 @@ pub struct Request {
     pub weight: u32,
     /// For whom: prefixes are shared within a tenant alone.
     pub tenant: String,
+    /// Names the key of the tenant's that pays for it; empty: the tenant alone does.
+    #[serde(default)]
+    pub account: String,
     /// Whether it goes on after a crash, and the name that whoever asked knows it by.
     #[serde(default)]
     pub durable: Option<String>,
@@ -217,6 +220,7 @@ impl Request {
             class: Class::default(),
             weight: 1,
             tenant: String::new(),
+            account: String::new(),
             durable: None,
         }
     }
@@ -347,6 +351,9 @@ pub enum Refusal {
         /// When.
         after_ms: u64,
     },
+    /// What whoever pays was granted is used up: what that was.
+    #[error("quota used up: {0}")]
+    Quota(String),
     /// The model does not fit into memory.
     #[error("not enough memory: {0}")]
     NoMemory(String),

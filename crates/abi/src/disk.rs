@@ -77,6 +77,16 @@ pub trait Disk: Send + Sync {
         visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
     ) -> Result<(), DiskError>;
 
+    /// Shows the records of one process behind the number `after`, in order, until told to stop. Each is
+    /// checked against the hash of the record before it in the journal, and nothing else is read: that
+    /// none is missing in between is for [`Disk::replay`] and [`Disk::verify`] to find.
+    fn replay_of(
+        &self,
+        pid: u64,
+        after: u64,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), DiskError>;
+
     /// Checks the chain of hashes and gives how many records there are.
     fn verify(&self) -> Result<u64, DiskError>;
 

@@ -79,6 +79,22 @@ impl Disk for Memory {
         Ok(())
     }
 
+    fn replay_of(
+        &self,
+        pid: u64,
+        after: u64,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), DiskError> {
+        let first = usize::try_from(after).unwrap_or(usize::MAX);
+        let records: Vec<Record> = {
+            let state = self.state();
+            let behind = state.journal.get(first..).unwrap_or_default();
+            behind.iter().filter(|record| record.pid == pid).cloned().collect()
+        };
+        let _ = records.into_iter().map(visit).find(ControlFlow::is_break);
+        Ok(())
+    }
+
     fn verify(&self) -> Result<u64, DiskError> {
         let state = self.state();
         let mut head = Head::default();

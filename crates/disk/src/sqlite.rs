@@ -20,9 +20,16 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use yushan_abi::{Disk, DiskError, Document, NewRecord, Record};
 
 use crate::content::{Contents, Machine, make_folder};
+use crate::digest::Hash;
 use crate::journal::Head;
 use crate::named;
 use fault::Fault;
+
+/// The records of a process behind a number, each with the hash of the record before it.
+const OF_PROCESS: &str = "
+    SELECT own.seq, own.time_ms, own.pid, own.body, own.hash, before.hash
+    FROM journal AS own LEFT JOIN journal AS before ON before.seq = own.seq - 1
+    WHERE own.pid = ? AND own.seq > ? ORDER BY own.seq";
 
 /// Idle readers that are kept.
 const READERS: usize = 8;
@@ -127,6 +134,36 @@ impl Disk for Sqlite {
             };
             if walk(reader, &mut head, visit)?.is_continue() {
                 head.ends_at(&end)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn replay_of(
+        &self,
+        pid: u64,
+        after: u64,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), DiskError> {
+        self.read(|reader| {
+            // Numbers of records stay far below the sign.
+            let Ok(after) = i64::try_from(after) else { return Ok(()) };
+            let mut records = reader.prepare_cached(OF_PROCESS)?;
+            let mut rows = records.query(params![pid.cast_signed(), after])?;
+            while let Some(row) = rows.next()? {
+                let (record, before) = (as_record(row)?, row.get::<_, Option<Hash>>(5)?);
+                let mut head = match (record.seq, before) {
+                    (1, _) => Head::default(),
+                    (seq, Some(hash)) => Head { seq: seq - 1, hash },
+                    (seq, None) => {
+                        let said = format!("the journal's record {} is missing", seq - 1);
+                        return Err(DiskError::Damaged(said).into());
+                    }
+                };
+                head.follow(&record)?;
+                if visit(record).is_break() {
+                    break;
+                }
             }
             Ok(())
         })

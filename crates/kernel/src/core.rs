@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use yushan_abi::{Class, Label, Message, Sources};
+use yushan_abi::{Class, Counts, Label, Message, Sources};
 
 use crate::process::{Budget, Exit, Pid, Process, Signal, Spawn, State};
 use crate::scheduler::{Plan, Scheduler};
@@ -64,8 +64,17 @@ pub enum Event {
     Ask(Pid),
     /// A tool or the user has answered a process, and the answer has this label.
     Answered(Pid, Label),
-    /// A process begins another turn, with so many tokens to be read.
-    Turn(Pid, usize),
+    /// A process begins another turn.
+    Turn {
+        /// Which.
+        pid: Pid,
+        /// Tokens of its prompt.
+        prompt: usize,
+        /// Tokens of the prompt, and of what was written, that the engine still holds.
+        kept: usize,
+        /// Tokens of the turn that were written, and charged, before the system stopped.
+        written: usize,
+    },
     /// A process gave a part of its budget to a child.
     Lent(Pid, Budget),
     /// Models came or went: a step of theirs takes so many rows now.
@@ -225,9 +234,11 @@ impl Core {
                 process.spawn.label = process.spawn.label.join(&label);
                 process.state = State::Calling;
             }),
-            Event::Turn(pid, tokens) => self.with(pid, |process| {
-                process.pending = tokens;
-                process.counts.prompt += tokens;
+            Event::Turn { pid, prompt, kept, written } => self.with(pid, |process| {
+                process.pending = (prompt + written).saturating_sub(kept);
+                process.counts.prompt += prompt;
+                process.counts.cached += kept.min(prompt);
+                process.spent -= written as i64;
                 process.state = State::Ready;
             }),
             Event::Lent(pid, budget) => {
@@ -256,13 +267,15 @@ impl Core {
 
     fn spawn(&mut self, pid: Pid, spawn: Spawn) {
         self.begin_behind(pid);
+        let before = spawn.spent.counts;
+        let read = before.prompt.saturating_sub(before.cached);
         let process = Process {
             pid,
             state: State::Ready,
             stopped: false,
             pending: spawn.prompt,
-            counts: yushan_abi::Counts { prompt: spawn.prompt, ..Default::default() },
-            spent: i64::try_from(spawn.spent.tokens).unwrap_or(i64::MAX),
+            counts: Counts { prompt: before.prompt + spawn.prompt, ..before },
+            spent: i64::try_from(read + before.generated).unwrap_or(i64::MAX),
             calls: spawn.spent.calls,
             meter: BTreeMap::new(),
             mailbox: VecDeque::new(),

@@ -10,6 +10,7 @@ use yushan_abi::{
     Request, SequenceId, Sink, TokenId, Writer, Written,
 };
 
+use crate::billing::Payer;
 use crate::context::{Window, window};
 use crate::life::Life;
 use crate::runtime::{Lease, Place};
@@ -56,6 +57,10 @@ pub(crate) struct Job {
     pub(crate) life: Option<Box<Life>>,
     /// Of those that were asked for from outside; given back with the job.
     pub(crate) place: Option<Place>,
+    /// Who is charged here; `None`: whoever asked charges what it is shown.
+    pub(crate) payer: Option<Payer>,
+    /// What turns have used that the journal may not have yet.
+    pub(crate) owed: Counts,
 }
 
 /// A turn that can begin: a conversation as tokens, and what writes the answer.
@@ -126,8 +131,10 @@ impl Job {
             said: String::new(),
             noted: 0,
             awaits: false,
+            payer: life.as_ref().map(|life| Payer::of(&life.program.request)),
             life: life.map(Box::new),
             place: None,
+            owed: Counts::default(),
         }
     }
 

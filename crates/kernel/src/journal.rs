@@ -2,7 +2,8 @@
 //!
 //! The key decision: a start reads from the first record that a living process needs, which is kept in a
 //! document; everything before belongs to processes that are over, and stays for whoever asks for
-//! their log.
+//! their log. What a start reads is checked along the chain of hashes, to the journal's end; a log reads the records of
+//! its process alone, and checks each against the hash before it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -84,25 +85,32 @@ pub fn lives(disk: &dyn Disk, from: u64) -> Result<BTreeMap<Pid, Told>, DiskErro
     damaged.map_or(Ok(lives), Err)
 }
 
-/// The records of one process, each with its time, in milliseconds since 1970.
-pub fn log(disk: &dyn Disk, pid: Pid) -> Result<Vec<(u64, Entry)>, DiskError> {
-    let (mut entries, mut damaged) = (Vec::new(), None);
-    disk.replay(1, &mut |record| {
-        if record.pid != pid.0 {
-            return ControlFlow::Continue(());
+/// A record of one process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Logged {
+    /// Its place in the journal of all.
+    pub seq: u64,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What happened.
+    pub entry: Entry,
+}
+
+/// The records of one process behind the number `after`, each checked against the hash before it.
+pub fn log(disk: &dyn Disk, pid: Pid, after: u64) -> Result<Vec<Logged>, DiskError> {
+    let (mut logged, mut damaged) = (Vec::new(), None);
+    disk.replay_of(pid.0, after, &mut |record| match entry(&record) {
+        Ok((_, entry)) => {
+            let Record { seq, time_ms, .. } = record;
+            logged.push(Logged { seq, time_ms, entry });
+            ControlFlow::Continue(())
         }
-        match entry(&record) {
-            Ok((_, entry)) => {
-                entries.push((record.time_ms, entry));
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                damaged = Some(error);
-                ControlFlow::Break(())
-            }
+        Err(error) => {
+            damaged = Some(error);
+            ControlFlow::Break(())
         }
     })?;
-    damaged.map_or(Ok(entries), Err)
+    damaged.map_or(Ok(logged), Err)
 }
 
 fn entry(record: &Record) -> Result<(Pid, Entry), DiskError> {

@@ -6,6 +6,7 @@
 //! what it was told replays to the same state, and thousands of random lives are simulated in a second.
 //! Everything that touches the world stands in `runtime/`.
 
+pub mod billing;
 pub mod context;
 pub mod core;
 pub mod gate;
@@ -21,6 +22,7 @@ mod simulation;
 mod summary;
 pub mod syscall;
 
+pub use billing::{Billing, Payer};
 pub use core::{Action, Core, Event};
 pub use life::{Entry, Life, Next, Program};
 pub use process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent, State};

@@ -297,10 +297,9 @@ impl Life {
 
     /// What it had used up, for a system that starts again; `lived` milliseconds of it.
     pub fn spent(&self, lived: u64) -> Spent {
-        let Counts { prompt, cached, generated, .. } = self.counts;
+        let generated = self.counts.generated + self.written.len();
         Spent {
-            tokens: prompt.saturating_sub(cached) as u64 + generated as u64,
-            written: generated as u64,
+            counts: Counts { generated, ..self.counts },
             calls: self.answered + u64::from(self.intended.is_some() || self.confirmed.is_some()),
             wall_ms: lived,
         }

@@ -70,10 +70,8 @@ pub struct Price {
 /// What a process had used up when the system stopped under it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
-    /// Tokens read and written.
-    pub tokens: u64,
-    /// Of these, written.
-    pub written: u64,
+    /// Tokens: the sums of its turns that were over, and what was written of the one that was not.
+    pub counts: Counts,
     /// Calls of tools.
     pub calls: u64,
     /// Milliseconds.
@@ -110,6 +108,8 @@ pub enum Exit {
     Killed,
     /// A budget is used up: its name.
     Budget(String),
+    /// Whoever pays for it may use no more, so its next turn did not begin: why.
+    Quota(String),
     /// Something failed.
     Failed(String),
 }
@@ -166,7 +166,8 @@ pub struct Process {
     pub stopped: bool,
     /// Tokens that wait to be fed.
     pub pending: usize,
-    /// What it has seen and cost.
+    /// What it has seen and cost: the sums of its turns, before the system stopped too. What a turn found in
+    /// the engine of the one before counts as cached.
     pub counts: Counts,
     /// Tokens charged to its budget.
     pub spent: i64,
@@ -189,7 +190,7 @@ impl Process {
     /// What its tokens cost so far, and with so many more to read and to write: in millionths.
     pub fn cost(&self, reading: u64, writing: u64) -> u64 {
         let Price { read, written } = self.spawn.price;
-        let generated = self.counts.generated as u64 + self.spawn.spent.written;
+        let generated = self.counts.generated as u64;
         let reading = self.used().saturating_add(reading).saturating_sub(generated);
         let generated = generated + writing;
         let cost =

@@ -147,12 +147,19 @@ impl Life {
             }
             14 => match self.core.process(pid).map(|p| p.state) {
                 Some(State::Calling) if self.random.below(2) == 0 => Event::Ask(pid),
-                Some(State::Calling) => Event::Turn(pid, 1 + self.random.below(9) as usize),
+                Some(State::Calling) => self.turn(pid),
                 Some(State::Asking) => Event::Answered(pid, Label::of(source)),
                 _ => Event::Lent(pid, Budget { tokens: Some(1), ..Budget::default() }),
             },
             _ => Event::Tick,
         }
+    }
+
+    /// Another turn, on what is left of the one before, with what was written before a stop.
+    fn turn(&mut self, pid: Pid) -> Event {
+        let prompt = 1 + self.random.below(9) as usize;
+        let (kept, written) = (self.random.below(prompt as u64) as usize, self.random.below(3));
+        Event::Turn { pid, prompt, kept, written: written as usize }
     }
 
     /// A step of the engine: whoever has read everything writes a token, or ends.
@@ -201,7 +208,9 @@ impl Life {
                 }
                 match state {
                     State::Blocked => self.tell(Event::Blocked(pid, false)),
-                    State::Calling => self.tell(Event::Turn(pid, 1)),
+                    State::Calling => {
+                        self.tell(Event::Turn { pid, prompt: 1, kept: 0, written: 0 })
+                    }
                     State::Asking => self.tell(Event::Answered(pid, Label::default())),
                     State::Receiving => {
                         let message = Message::new(Role::User, "go on", Label::default());

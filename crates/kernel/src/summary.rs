@@ -72,6 +72,7 @@ fn task(request: &Request, old: &[Message], most: usize) -> Request {
         class: request.class,
         weight: request.weight,
         tenant: request.tenant.clone(),
+        account: request.account.clone(),
         ..Request::new(&*request.model, Prompt::Chat(vec![Message::new(Role::User, text, label)]))
     }
 }

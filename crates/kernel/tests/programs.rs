@@ -5,19 +5,24 @@ mod scripted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use paper::{Paper, Tally};
+use paper::{Paper, Tally, Till};
 use scripted::{Part, model};
 use yushan_abi::*;
 use yushan_kernel::gate::Capability;
+use yushan_kernel::journal::Logged;
 use yushan_kernel::syscall::SystemCall;
-use yushan_kernel::{Budget, Entry, Exit, Kernel, Options, Pid, Program, Says, State, World};
+use yushan_kernel::{
+    Budget, Entry, Exit, Kernel, Options, Payer, Pid, Program, Says, State, World,
+};
 
 struct System {
     kernel: Kernel,
     paper: Paper,
+    till: Arc<Till>,
     read: Arc<Tally>,
     write: Arc<Tally>,
 }
@@ -25,20 +30,28 @@ struct System {
 fn system(part: Part, paper: Paper) -> System {
     let read = Tally::new("look", Effect::Read, Sources::WEB);
     let write = Tally::new("write", Effect::Write, Sources::CODE);
+    let till = Arc::new(Till::default());
     let world = World {
+        billing: Some(till.clone()),
         disk: Some(Arc::new(paper.clone())),
         index: Some(Arc::new(paper.clone())),
         tools: vec![read.clone(), write.clone()],
         ..World::default()
     };
     let kernel = Kernel::start_in(world, vec![model(part)], Options::default());
-    System { kernel, paper, read, write }
+    System { kernel, paper, till, read, write }
+}
+
+fn payer(tenant: &str) -> Payer {
+    Payer { tenant: tenant.into(), account: "k".into() }
 }
 
 fn program(task: &str) -> Program {
     let label = Label::of(Sources::USER).for_reader("ann");
     let prompt = Prompt::Chat(vec![Message::new(Role::User, task, label)]);
-    let mut program = Program::new(Request { tenant: "ann".into(), ..Request::new("m", prompt) });
+    let request = Request::new("m", prompt);
+    let mut program =
+        Program::new(Request { tenant: "ann".into(), account: "k".into(), ..request });
     let all = SystemCall::NAMES.into_iter().chain(["look", "write"]);
     program.capabilities = all.map(|name| (name.into(), Capability::default())).collect();
     program.attended = true;
@@ -140,10 +153,13 @@ fn what_came_from_outside_decides_nothing_unless_the_user_says_so() {
             asking.then(|| system.kernel.look(pid)).flatten()
         });
         assert!(system.write.keys.lock().unwrap().is_empty());
-        assert!(system.kernel.says(pid, Says::Allow("other".into(), true)).is_err());
-        assert!(system.kernel.says(pid, Says::Text("yes".into())).is_err());
-        system.kernel.says(pid, Says::Allow(life.key(), allow)).expect("is asked");
-        assert!(system.kernel.says(pid, Says::Allow(life.key(), allow)).is_err(), "asked once");
+        assert!(system.kernel.says(pid, "ann", Says::Allow("other".into(), true)).is_err());
+        assert!(system.kernel.says(pid, "ann", Says::Text("yes".into())).is_err());
+        system.kernel.says(pid, "ann", Says::Allow(life.key(), allow)).expect("is asked");
+        assert!(
+            system.kernel.says(pid, "ann", Says::Allow(life.key(), allow)).is_err(),
+            "asked once"
+        );
         assert_eq!(end(&events).0, expected);
         assert_eq!(system.write.keys.lock().unwrap().len(), usize::from(allow));
     }
@@ -223,10 +239,10 @@ fn messages_memory_and_questions() {
     }
     let system = system(ear, Paper::default());
     let (pid, events) = start(&system.kernel, program("go"));
-    system.kernel.mail(pid, "one".into()).expect("is taken");
-    system.kernel.mail(pid, "two".into()).expect("is taken");
+    system.kernel.mail(pid, "ann", "one".into()).expect("is taken");
+    system.kernel.mail(pid, "ann", "two".into()).expect("is taken");
     assert_eq!(end(&events).0, "from the user: two");
-    assert!(system.kernel.mail(pid, "three".into()).is_err());
+    assert!(system.kernel.mail(pid, "ann", "three".into()).is_err());
 
     let system = self::system(caller, Paper::default());
     let (other, heard) = start(&system.kernel, program("receive {};"));
@@ -248,7 +264,7 @@ fn messages_memory_and_questions() {
     assert_eq!(said(&system.kernel, bob), "hmnothing was found");
 
     let (pid, events) = start(&system.kernel, program("ask {\"question\":\"which?\"};"));
-    until(|| system.kernel.says(pid, Says::Text("this".into())).ok());
+    until(|| system.kernel.says(pid, "ann", Says::Text("this".into())).ok());
     assert_eq!(end(&events).0, "hmthis");
     let unattended = Program { attended: false, ..program("ask {\"question\":\"which?\"};") };
     assert!(said(&system.kernel, unattended).contains("nobody is there"));
@@ -271,6 +287,218 @@ fn budgets_of_calls_and_money_end_a_process() {
     assert_eq!(system.read.keys.lock().unwrap().len(), 1);
 }
 
+/// Tokens read and written, in all turns that the records tell of.
+fn spent(records: &[Record]) -> (usize, usize) {
+    let entries = records.iter().map(|record| serde_json::from_str(&record.body).unwrap());
+    entries.fold((0, 0), |(read, written), entry| match entry {
+        Entry::Said { counts, .. } => (read + counts.prompt, written + counts.generated),
+        _ => (read, written),
+    })
+}
+
+fn figures(counts: Counts) -> [usize; 3] {
+    [counts.prompt, counts.cached, counts.generated]
+}
+
+#[test]
+fn whoever_began_a_process_pays_for_all_that_comes_of_it() {
+    let system = system(caller, Paper::default());
+    let ann = payer("ann");
+    said(&system.kernel, program(SESSION));
+    until(|| system.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
+    let records = system.paper.records.lock().unwrap().clone();
+    let child: Vec<Record> = records.iter().filter(|r| r.pid == 2).cloned().collect();
+    assert!(spent(&child).1 > 0, "a child said something");
+    assert_eq!(system.till.of(&ann), spent(&records));
+    assert_eq!(system.till.charged.lock().unwrap().len(), 1, "nobody else pays");
+    // One that is ended in its turn pays for what there is of it.
+    let first = spent(&records[..2]).0;
+    let budget = Budget { tokens: Some(first as u64 + 2), ..Budget::default() };
+    let (_, events) = start(&system.kernel, Program { budget, ..program(SESSION) });
+    let Event::Done { finish: Finish::Budget(_), counts, .. } = end(&events).1 else {
+        panic!("it has no budget left")
+    };
+    assert_eq!((counts.prompt, counts.generated), (first, 3));
+    let (read, written) = spent(&records);
+    assert_eq!(system.till.of(&ann), (read + first, written + 3));
+    // Turns wait as long as they are told to.
+    *system.till.busy.lock().unwrap() = 9;
+    let text = said(&system.kernel, program("look {\"to\":1};write {\"to\":\"x\"};"));
+    assert_eq!(text, "hmhmwrite({\"to\":\"x\"})");
+    assert_eq!(*system.till.busy.lock().unwrap(), 0);
+}
+
+#[test]
+fn a_quota_that_is_used_up_lets_no_further_turn_begin() {
+    let system = system(caller, Paper::default());
+    *system.till.most.lock().unwrap() = Some(1);
+    // The first turn was judged by whoever let the request in.
+    let (pid, events) = start(&system.kernel, program("write {\"to\":\"x\"};"));
+    let (text, last) = end(&events);
+    let Event::Done { finish: Finish::Budget(why), .. } = last else { panic!("{last:?}") };
+    assert_eq!((text.as_str(), why.as_str()), ("hm", "quota of 1 tokens for ann"));
+    assert_eq!(system.write.keys.lock().unwrap().len(), 1, "what was begun is done");
+    let spent = system.till.of(&payer("ann"));
+    let exit = until(|| match system.kernel.log(pid, 0).unwrap().pop()?.entry {
+        Entry::Exited(exit) => Some(exit),
+        _ => None,
+    });
+    assert_eq!(exit, Exit::Quota("1 tokens for ann".into()));
+    // No child begins, either; and it is over for good.
+    let (_, events) = start(&system.kernel, program("spawn {\"task\":\"hi\"};wait {\"pid\":3};"));
+    end(&events);
+    until(|| system.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
+    let child = system.kernel.log(Pid(3), 0).unwrap();
+    assert!(!child.is_empty() && child.iter().all(|l| !matches!(l.entry, Entry::Said { .. })));
+    let records = system.paper.records.lock().unwrap().clone();
+    assert_eq!(system.till.of(&payer("ann")), self::spent(&records));
+    assert!(system.till.of(&payer("ann")) > spent);
+}
+
+#[test]
+fn a_summary_is_paid_for_by_whoever_needs_it() {
+    let till = Arc::new(Till::default());
+    let world = World { billing: Some(till.clone()), ..World::default() };
+    let mut small = model(|_| "short".into());
+    small.info.context = 2000;
+    let kernel = Kernel::start_in(world, vec![small], Options::default());
+    let message = |text: &str| Message::new(Role::User, text.repeat(600), Label::default());
+    let prompt = Prompt::Chat(["a", "b", "c"].map(message).to_vec());
+    let request = Request {
+        overflow: Overflow::Summarize,
+        tenant: "ann".into(),
+        account: "k".into(),
+        ..Request::new("m", prompt)
+    };
+    let (sender, events) = channel();
+    kernel.complete(request, Box::new(sender)).expect("fits");
+    let (_, last) = end(&events);
+    assert!(matches!(last, Event::Done { counts: Counts { dropped: 1.., .. }, .. }), "{last:?}");
+    let processes =
+        until(|| Some(kernel.processes()).filter(|p| p.iter().all(|p| p.exit.is_some())));
+    let summary = processes[0].counts;
+    assert!(processes.len() == 2 && summary.generated > 0, "{processes:?}");
+    // The answer is charged by whoever asked for it, who sees all of its events.
+    assert_eq!(till.of(&payer("ann")), (summary.prompt, summary.generated));
+}
+
+/// What another user says decides nothing, whether it is sent or asked for.
+#[test]
+fn only_its_own_user_speaks_for_a_process() {
+    fn obeys(messages: &[Message]) -> String {
+        let task = messages[0].text();
+        match messages.iter().filter(|message| message.role == Role::Assistant).count() {
+            0 => format!("|{task}"),
+            1 => {
+                let word = last(messages);
+                format!("|write {{\"to\":\"{}\"}}", word.rsplit(' ').next().unwrap())
+            }
+            _ => last(messages),
+        }
+    }
+    for (call, user, trusted) in [
+        ("receive {}", "ann", true),
+        ("receive {}", "bob", false),
+        ("receive {}", "", false),
+        ("ask {\"question\":\"where?\"}", "ann", true),
+        ("ask {\"question\":\"where?\"}", "bob", false),
+    ] {
+        let system = system(obeys, Paper::default());
+        let (pid, events) = start(&system.kernel, program(call));
+        match call.starts_with("receive") {
+            true => system.kernel.mail(pid, user, "to elsewhere".into()).expect("is taken"),
+            false => {
+                until(|| system.kernel.says(pid, user, Says::Text("to elsewhere".into())).ok())
+            }
+        }
+        if !trusted {
+            let life = until(|| {
+                let processes = system.kernel.processes();
+                let asking = processes.iter().any(|p| p.pid == pid && p.state == State::Asking);
+                asking.then(|| system.kernel.look(pid)).flatten().filter(|life| life.turns == 2)
+            });
+            assert!(system.write.keys.lock().unwrap().is_empty(), "{call} {user}");
+            let label = &life.messages.last_chunk::<2>().unwrap()[0].label();
+            assert!(label.sources.contains(Sources::OTHER_USER), "{call} {user}: {label:?}");
+            assert_eq!(label.origins.iter().next().unwrap(), &format!("user {user:?}"));
+            assert!(label.readers.includes("ann") && label.readers.includes(user));
+            // Nor can another user allow what its words have led to.
+            let allow = |user, allow| system.kernel.says(pid, user, Says::Allow(life.key(), allow));
+            let refused = allow(user, true).expect_err("it is not their process").to_string();
+            assert!(refused.contains("the user ann"), "{refused}");
+            allow("ann", true).expect("it is hers");
+        }
+        assert_eq!(end(&events).0, "write({\"to\":\"elsewhere\"})", "{call} {user}");
+    }
+    // Anybody may forbid.
+    let system = system(obeys, Paper::default());
+    let (pid, events) = start(&system.kernel, program("receive {}"));
+    system.kernel.mail(pid, "bob", "to elsewhere".into()).expect("is taken");
+    let life = until(|| system.kernel.look(pid).filter(|life| life.turns == 2));
+    until(|| system.kernel.says(pid, "bob", Says::Allow(life.key(), false)).ok());
+    assert_eq!(end(&events).0, "denied");
+}
+
+#[test]
+fn a_log_is_read_on_from_where_one_stands() {
+    let system = system(caller, Paper::default());
+    said(&system.kernel, program(SESSION));
+    let whole = until(|| {
+        let log = system.kernel.log(Pid(1), 0).unwrap();
+        matches!(log.last()?.entry, Entry::Exited(_)).then_some(log)
+    });
+    assert!(whole.len() > 10 && whole.is_sorted_by(|a, b| a.seq < b.seq));
+    for (at, one) in whole.iter().enumerate() {
+        assert_eq!(system.kernel.log(Pid(1), one.seq).unwrap(), whole[at + 1..]);
+    }
+    assert_eq!(system.kernel.log(Pid(77), 0).unwrap(), []);
+}
+
+/// A journal of a system that did not know who pays.
+#[test]
+fn an_older_journal_is_read() {
+    let began = serde_json::to_value(Entry::Began(Box::new(program("hi")))).unwrap();
+    let mut older = began.clone();
+    let request = older["began"]["request"].as_object_mut().unwrap();
+    assert_eq!(request.remove("account"), Some("k".into()));
+    let paper = Paper::default();
+    paper.append(&[NewRecord { time_ms: 1, pid: 4, body: older.to_string() }]).unwrap();
+    let system = system(caller, paper);
+    assert_eq!(system.kernel.resume(|_| Some(Box::new(Nobody))), Ok(1));
+    until(|| system.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
+    let nobody = Payer { tenant: "ann".into(), account: String::new() };
+    assert!(system.till.of(&nobody).1 > 0, "the user pays");
+}
+
+/// Killed in the middle of a long turn: what was written before is not counted as read.
+#[test]
+fn the_table_goes_on_counting_after_a_crash() {
+    fn long(_: &[Message]) -> String {
+        "word ".repeat(60)
+    }
+    let whole = system(long, Paper::default());
+    said(&whole.kernel, program("go"));
+    until(|| whole.kernel.processes()[0].exit.clone());
+    let expected = whole.kernel.processes().remove(0);
+    let records = whole.paper.records.lock().unwrap().clone();
+    let wrote = records.iter().filter(|record| record.body.contains("wrote")).count();
+    assert!(wrote >= 3, "{records:?}");
+    for cut in 1..=1 + wrote {
+        let again = system(long, whole.paper.torn(cut));
+        let (sender, events) = channel();
+        let mut sender = Some(sender);
+        let resumed = again.kernel.resume(|_| Some(Box::new(sender.take()?)));
+        assert_eq!(resumed, Ok(1), "after {cut} records");
+        let table = again.kernel.processes().remove(0);
+        assert!(table.counts.generated >= 64 * (cut - 1), "{cut}: {table:?}");
+        end(&events);
+        until(|| again.kernel.processes()[0].exit.clone());
+        let table = again.kernel.processes().remove(0);
+        assert_eq!(figures(table.counts), figures(expected.counts), "after {cut} records");
+        assert_eq!(table.spent, expected.spent, "after {cut} records");
+    }
+}
+
 /// A session with everything in it: children, calls, memory.
 const SESSION: &str = "look {\"to\":1};write {\"to\":\"x\"};spawn {\"task\":\"look {\\\"to\\\":2}\",\
     \"tools\":[\"look\"]};wait {\"pid\":2};remember {\"text\":\"x\"};recall {\"query\":\"x\"};";
@@ -287,6 +515,7 @@ fn a_crash_after_any_record_changes_nothing() {
         (over(1) && over(2)).then_some(records)
     });
     drop(whole.kernel);
+    let pid = |pid| move |p: &yushan_kernel::Process| p.pid == Pid(pid);
     let mut unknown = 0;
     for cut in 1..records.len() {
         let alive = records[..cut].iter().all(|r| r.pid != 1 || !r.body.contains("exited"));
@@ -315,8 +544,16 @@ fn a_crash_after_any_record_changes_nothing() {
         let told = writes(&all, "may or may not have happened");
         assert_eq!(called + usize::from(before), 1, "after {cut} records");
         unknown += told;
-        let lost = again.kernel.log(Pid(1)).unwrap();
-        let answers = lost.iter().filter(|(_, entry)| matches!(entry, Entry::Answered { .. }));
+        // Turns are charged once, before the crash or after it, and the table goes on counting.
+        until(|| again.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
+        let (told, before) = (spent(&all), spent(&records[..cut]));
+        let paid = again.till.of(&payer("ann"));
+        assert_eq!((paid.0 + before.0, paid.1 + before.1), told, "after {cut} records");
+        let lives = yushan_kernel::journal::lives(&paper, 0).expect("is whole");
+        let process = again.kernel.processes().into_iter().find(pid(1)).expect("it went on");
+        assert_eq!(figures(process.counts), figures(lives[&Pid(1)].life.counts), "{cut}");
+        let lost = again.kernel.log(Pid(1), 0).unwrap();
+        let answers = lost.iter().filter(|one| matches!(one.entry, Entry::Answered { .. }));
         assert_eq!(answers.count(), 6, "after {cut} records");
     }
     assert_eq!(unknown, 1, "only between intention and answer");
@@ -328,10 +565,10 @@ fn a_replay_says_the_same_or_where_it_does_not() {
     let paper = Paper::default();
     let first = system(caller, paper.clone());
     said(&first.kernel, program(SESSION));
-    let mut turns = 0;
-    let replay = first.kernel.replay(Pid(1), |done| turns = done).expect("is there");
-    assert!(replay.difference.is_none() && replay.turns == 7 && turns == 7, "{replay:?}");
-    assert!(first.kernel.replay(Pid(9), |_| {}).is_err());
+    let (bob, wanted) = (payer("bob"), Arc::new(AtomicBool::new(true)));
+    let replay = first.kernel.replay(Pid(1), &bob, &wanted).expect("is there");
+    assert!(replay.difference.is_none() && replay.turns == 7, "{replay:?}");
+    assert!(first.kernel.replay(Pid(9), &bob, &wanted).is_err());
     assert_eq!(first.write.keys.lock().unwrap().len(), 1, "no tool is called again");
     drop(first);
     // Another model: the third turn differs.
@@ -342,10 +579,33 @@ fn a_replay_says_the_same_or_where_it_does_not() {
         },
         paper,
     );
-    let replay = other.kernel.replay(Pid(1), |_| {}).expect("is there");
+    let replay = other.kernel.replay(Pid(1), &bob, &wanted).expect("is there");
     let difference = replay.difference.expect("says something else");
     assert_eq!((difference.turn, difference.equal, difference.now.as_str()), (3, 2, "m"));
     assert!(difference.journal.contains("spawn"), "{difference:?}");
+}
+
+#[test]
+fn whoever_asks_for_a_replay_pays_and_ends_it_by_going_away() {
+    let paper = Paper::default();
+    let first = system(|_| "hi".into(), paper.clone());
+    said(&first.kernel, program("go"));
+    drop(first);
+    let endless = system(|_| "x".repeat(60_000), paper);
+    let wanted = Arc::new(AtomicBool::new(true));
+    let replayed = std::thread::scope(|scope| {
+        let replay = scope.spawn(|| endless.kernel.replay(Pid(1), &payer("bob"), &wanted));
+        until(|| endless.kernel.processes().iter().find(|p| p.counts.generated > 1).map(|_| ()));
+        wanted.store(false, Ordering::Release);
+        replay.join().unwrap()
+    });
+    assert!(replayed.is_err(), "{replayed:?}");
+    let process = endless.kernel.processes().remove(0);
+    assert_eq!(process.exit, Some(Exit::Killed));
+    let charged = endless.till.charged.lock().unwrap().clone();
+    let (who, counts) = charged.first_key_value().unwrap();
+    assert_eq!((charged.len(), who), (1, &payer("bob")));
+    assert_eq!(figures(*counts), figures(process.counts));
 }
 
 /// Whatever record is the first that the disk refuses, the process fails with the disk's words, what was
@@ -435,7 +695,7 @@ fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
     let (held, heard) = start(&first.kernel, program("look {\"to\":1};receive {};"));
     until(|| first.kernel.look(held).filter(|life| life.turns == 2));
     assert!(first.kernel.signal(held, yushan_kernel::Signal::Stop));
-    first.kernel.mail(held, "go".into()).expect("is taken");
+    first.kernel.mail(held, "ann", "go".into()).expect("is taken");
     assert_eq!(first.kernel.look(held).expect("is there").answered, 2);
     assert_eq!(first.kernel.look(held).expect("is there").turns, 2);
     assert!(first.kernel.signal(held, yushan_kernel::Signal::Continue));
@@ -447,8 +707,11 @@ fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
     let second = system(caller, paper);
     assert_eq!(second.kernel.resume(|_| Some(Box::new(Nobody))).unwrap(), 1);
     assert_eq!(second.kernel.processes()[0].pid, stays);
-    let log = second.kernel.log(pid).unwrap();
-    assert!(matches!(log.last(), Some((_, Entry::Exited(Exit::Killed)))), "{log:?}");
-    second.kernel.mail(stays, "still here?".into()).expect("it waits for messages again");
+    let log = second.kernel.log(pid, 0).unwrap();
+    assert!(
+        matches!(log.last(), Some(Logged { entry: Entry::Exited(Exit::Killed), .. })),
+        "{log:?}"
+    );
+    second.kernel.mail(stays, "ann", "still here?".into()).expect("it waits for messages again");
     until(|| second.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use yushan_abi::scripted::Scripted;
 use yushan_abi::*;
 use yushan_kernel::{
-    Core, Exit, Kernel, Loaded, Options, Order, Pid, Process, Signal, State, SwapFile, Swapped,
+    Budget, Core, Exit, Kernel, Loaded, Options, Order, Pid, Process, Program, Signal, State,
+    SwapFile, Swapped,
 };
 
 const CONTEXT: usize = 64;
@@ -306,6 +307,48 @@ fn signals_and_panics_reach_one_process_alone() {
     assert_eq!(ended(start(&kernel, request("after", 9))).0, answer("after", 9));
     let last = held.lock().expect("no panic").0.pop();
     assert!(matches!(last, Some(Event::Done { finish: Finish::Cancelled, .. })), "{last:?}");
+}
+
+/// A reader that takes its time when it hears that its process begins.
+struct Late(Sender<Event>);
+
+impl Sink for Late {
+    fn push(&mut self, event: Event) -> Flow {
+        let begun = std::time::Instant::now();
+        while matches!(event, Event::Started(_)) && begun.elapsed().as_millis() < 3 {
+            std::hint::spin_loop();
+        }
+        self.0.push(event)
+    }
+
+    fn is_ready(&mut self) -> Flow {
+        Flow::More
+    }
+}
+
+/// A process that ends while it gets its place (it may take no time, and getting it takes some) is not run, and
+/// nobody else hears of it.
+#[test]
+fn one_that_ends_while_it_gets_its_place_takes_nobody_with_it() {
+    let kernel = kernel(Options::default(), 4096);
+    let mut ended_there = 0;
+    for _ in 0..50 {
+        // With scores its prompt is read in parts, so that its place is told to the core.
+        let scored = Request { echo: true, logprobs: Some(0), ..request(&"x".repeat(50), 5) };
+        let budget = Budget { wall_ms: Some(0), ..Budget::default() };
+        let program = Program { budget, ..Program::new(scored) };
+        let (sender, events) = channel();
+        kernel.spawn(program, Box::new(Late(sender))).expect("it begins");
+        let beside = start(&kernel, request("beside", 5));
+        let events: Vec<Event> = events.into_iter().collect();
+        let over = matches!(&events[..], [.., Event::Done { finish: Finish::Budget(which), .. }]
+            if which == "wall time");
+        assert!(over, "{events:?}");
+        ended_there += usize::from(matches!(events[0], Event::Started(_)));
+        assert_eq!(ended(beside).0, answer("beside", 5));
+    }
+    assert!(ended_there > 0, "all ended before they got their places");
+    assert!(kernel.is_alive());
 }
 
 /// The vector that the scripted engine makes: how often each letter follows, brought to length 1.

@@ -88,6 +88,11 @@ pub enum Fault {
         /// Its name.
         name: String,
     },
+    /// The journal tells of no such process.
+    #[error(
+        "the journal tells of no process {0}: `yushan ps --all` (GET /v1/processes) lists processes; those of plain requests have no journal"
+    )]
+    NoJournal(u64),
     /// The route is there, but not for this method.
     #[error("{0} is not allowed here")]
     Method(String),
@@ -156,7 +161,9 @@ impl Fault {
                 (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("body_too_large"))
             }
             Fault::Slow { .. } => (StatusCode::REQUEST_TIMEOUT, INVALID, Some("body_too_slow")),
-            Fault::NotFound { .. } => (StatusCode::NOT_FOUND, INVALID, Some("not_found")),
+            Fault::NotFound { .. } | Fault::NoJournal(_) => {
+                (StatusCode::NOT_FOUND, INVALID, Some("not_found"))
+            }
             Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, None),
             Fault::Conflict(_) => (StatusCode::CONFLICT, INVALID, Some("conflict")),
             Fault::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("no_room")),
@@ -263,6 +270,7 @@ impl From<Refusal> for Fault {
                 Fault::TooLong { limit, prompt, field: "messages" }
             }
             Refusal::Busy { after_ms } => Fault::Busy { after_ms },
+            Refusal::Quota(granted) => Fault::Quota { granted, after_ms: None },
             refusal @ Refusal::NoMemory(_) => Fault::NoRoom(refusal.to_string()),
             Refusal::Stopping => Fault::Stopping,
             Refusal::Internal(detail) => Fault::Internal(detail),

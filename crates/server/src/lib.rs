@@ -126,7 +126,7 @@ impl Server {
         let processes = match &self.kernel {
             Some(kernel) => kernel.resume(|life| match life.program.key.as_str() {
                 "" if life.program.parent.is_some() => Some(Box::new(yushan_abi::Nobody)),
-                "" => Some(Box::new(watch::Unread::again(self, &life.program.request.tenant))),
+                "" => Some(Box::new(watch::Unread::again(self))),
                 _ => openai::responses::again(self, life),
             })?,
             None => 0,
@@ -168,9 +168,10 @@ impl Server {
     pub(crate) async fn start(
         &self,
         caller: &Caller,
-        request: Request,
+        mut request: Request,
         n: usize,
     ) -> Result<events::Events, Fault> {
+        request.account.clone_from(&caller.key);
         let watch = watch::Watch::new(self, caller, &request, n);
         events::Events::start(&self.complete, watch, request, n).await
     }

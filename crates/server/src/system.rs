@@ -4,18 +4,20 @@
 //! process is and what a signal does is the kernel's to say.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Json;
-use axum::extract::{Extension, FromRequestParts, Path, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use yushan_abi::{
     Class, Complete, Counts, Label, Message, ModelInfo, Prompt, Refusal, Role, Sampling, Sources,
 };
 use yushan_kernel::gate::Capability;
-use yushan_kernel::{Budget, Kernel, Pid, Process, Program, Replay, Says, Signal};
+use yushan_kernel::{Budget, Kernel, Payer, Pid, Process, Program, Replay, Says, Signal};
 
 use crate::Server;
 use crate::body::{CONVERSATION, OPTIONS, whole};
@@ -88,7 +90,8 @@ pub(crate) struct NewProcess {
 }
 
 impl NewProcess {
-    fn program(self, tenant: &str, model: &ModelInfo) -> Result<Program, Fault> {
+    fn program(self, caller: &Caller, model: &ModelInfo) -> Result<Program, Fault> {
+        let tenant = caller.tenant.as_str();
         if self.task.is_empty() {
             return Err(Fault::invalid("task", "empty; expected what the process shall do"));
         }
@@ -112,6 +115,7 @@ impl NewProcess {
             class: self.class.unwrap_or(Class::Agent),
             weight,
             tenant: tenant.to_string(),
+            account: caller.key.clone(),
             ..yushan_abi::Request::new(&*model.name, Prompt::Chat(messages))
         };
         let program = Program {
@@ -210,7 +214,7 @@ pub(crate) async fn spawn(
     if let Some(kernel) = &server.kernel {
         is_own(kernel, &model.name).await?;
     }
-    let program = asked.program(&caller.tenant, &model)?;
+    let program = asked.program(&caller, &model)?;
     let kernel = kernel(&server)?;
     let unread = Unread::new(&server, &caller, &program.request);
     let sink = Box::new(unread.clone());
@@ -257,6 +261,7 @@ pub(crate) async fn look(
 )]
 pub(crate) async fn tell(
     State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
     InPath(pid): InPath,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
@@ -265,12 +270,16 @@ pub(crate) async fn tell(
         check_weight("nice[1]", weight)?;
     }
     let kernel = kernel(&server)?;
-    let told = blocking(move || match order {
-        Order::Signal(signal) => Ok(kernel.signal(Pid(pid), signal)),
-        Order::Nice(class, weight) => Ok(kernel.nice(Pid(pid), class, weight)),
-        Order::Answer(text) => kernel.says(Pid(pid), Says::Text(text)).map(|()| true),
-        Order::Allow(key, allow) => kernel.says(Pid(pid), Says::Allow(key, allow)).map(|()| true),
-        Order::Send(text) => kernel.mail(Pid(pid), text).map(|()| true),
+    let user = caller.tenant;
+    let told = blocking(move || {
+        let says = |says| kernel.says(Pid(pid), &user, says).map(|()| true);
+        match order {
+            Order::Signal(signal) => Ok(kernel.signal(Pid(pid), signal)),
+            Order::Nice(class, weight) => Ok(kernel.nice(Pid(pid), class, weight)),
+            Order::Answer(text) => says(Says::Text(text)),
+            Order::Allow(key, allow) => says(Says::Allow(key, allow)),
+            Order::Send(text) => kernel.mail(Pid(pid), &user, text).map(|()| true),
+        }
     })
     .await??;
     match told {
@@ -279,30 +288,40 @@ pub(crate) async fn tell(
     }
 }
 
-/// The journal of a process: what it was told and what it said, in order.
+/// Where a journal is read on.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogQuery {
+    /// Behind the entry of this `seq`; 0, the default: from the beginning.
+    #[serde(default)]
+    after: u64,
+}
+
+/// The journal of a process: what it was told and what it said, in order. Each entry has its place in the
+/// journal of all, `seq`; whoever follows gives the last as `after`.
 #[utoipa::path(
     get,
     path = "/v1/processes/{pid}/log",
-    params(("pid" = u64, Path,)),
+    params(("pid" = u64, Path,), LogQuery),
     responses((status = 200, body = serde_json::Value), (status = 404, body = ErrorBody))
 )]
 pub(crate) async fn log(
     State(server): State<Arc<Server>>,
     InPath(pid): InPath,
+    query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Fault> {
+    let Query(LogQuery { after }) =
+        query.map_err(|error| Fault::invalid("query", error.body_text()))?;
     let kernel = kernel(&server)?;
-    let log = blocking(move || kernel.log(Pid(pid))).await??;
-    if log.is_empty() {
-        return Err(Fault::NotFound { what: "process in the journal", name: pid.to_string() });
+    let data = blocking(move || kernel.log(Pid(pid), after)).await??;
+    if data.is_empty() && after == 0 {
+        return Err(Fault::NoJournal(pid));
     }
-    let data: Vec<Value> = log
-        .into_iter()
-        .map(|(time_ms, entry)| json!({ "time_ms": time_ms, "entry": entry }))
-        .collect();
     Ok(Json(json!({ "object": "list", "data": data })))
 }
 
-/// Asks a process of the journal again, and gives the first difference.
+/// Asks a process of the journal again, and gives the first difference. Whoever asks pays; it ends when he goes
+/// away.
 #[utoipa::path(
     post,
     path = "/v1/processes/{pid}/replay",
@@ -315,11 +334,20 @@ pub(crate) async fn replay(
     InPath(pid): InPath,
 ) -> Result<Json<Replay>, Fault> {
     let kernel = kernel(&server)?;
-    let replay = move || {
-        let replay = kernel.replay(Pid(pid), |_| {})?;
-        let generated = usize::try_from(replay.tokens).unwrap_or(usize::MAX);
-        server.keys.charge(&caller, Counts { generated, ..Counts::default() });
-        Ok::<_, Refusal>(replay)
-    };
-    Ok(Json(blocking(replay).await??))
+    let payer = Payer { tenant: caller.tenant, account: caller.key };
+    // This function is dropped with the connection, the thread that it waits for is not.
+    let wanted = Wanted(Arc::new(AtomicBool::new(true)));
+    let still = wanted.0.clone();
+    let replay = blocking(move || kernel.replay(Pid(pid), &payer, &still)).await;
+    drop(wanted);
+    Ok(Json(replay??))
+}
+
+/// Whether somebody waits for an answer.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }

@@ -3,7 +3,7 @@
 //! The key decision: everybody who must know is told here, at one place, by the events that the client gets
 //! too; so what is counted, charged and traced cannot differ. The prompt is charged when it was counted and
 //! an answer when it ends; one that ends early, because nobody reads it any more, is charged for the pieces that were seen.
-//! What a process has read in further turns is charged when it ends.
+//! What goes on by itself the kernel charges, turn by turn and after a restart too; it is counted here alone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +27,8 @@ pub(crate) struct Watch {
     read: usize,
     /// Whether it goes on after a restart, when the server stops.
     durable: bool,
+    /// Whether the kernel charges it.
+    billed: bool,
     trace: Option<Trace>,
 }
 
@@ -45,18 +47,32 @@ impl Watch {
             uncharged: vec![Some(0); n],
             prompt_charged: false,
             read: 0,
-            durable: request.durable.is_some(),
+            durable: false,
+            billed: false,
             trace: traces.map(|traces| Trace::begin(traces, parent, request, n)),
         }
     }
 
-    /// Of an answer that goes on from before the system stopped. Its prompt was charged then, and it is not known
-    /// any more with which key it was asked for: the owner alone is charged.
-    pub(crate) fn again(server: &Server, owner: &str) -> Watch {
+    /// Of a process that begins and goes on by itself; `billed` if the kernel charges it.
+    pub(crate) fn durable(
+        server: &Server,
+        caller: &Caller,
+        request: &Request,
+        billed: bool,
+    ) -> Watch {
+        let mut watch = Watch::new(server, caller, request, 1);
+        (watch.durable, watch.billed) = (true, billed);
+        watch
+    }
+
+    /// Of one that goes on from before the system stopped. Where the kernel does not charge it somebody else pays,
+    /// for the answer: the prompt was charged before.
+    pub(crate) fn again(server: &Server, payer: Option<Caller>) -> Watch {
         Watch {
             meter: Meter::new(server.metrics.clone(), 1),
             keys: server.keys.clone(),
-            caller: Caller::new(owner, ""),
+            billed: payer.is_none(),
+            caller: payer.unwrap_or_default(),
             uncharged: vec![Some(0)],
             prompt_charged: true,
             read: 0,
@@ -126,7 +142,9 @@ impl Watch {
     }
 
     fn charge(&self, used: Counts) {
-        self.keys.charge(&self.caller, used);
+        if !self.billed {
+            self.keys.charge(&self.caller, used);
+        }
         if let Some(visit) = &self.caller.visit {
             visit.used(used);
         }
@@ -141,21 +159,20 @@ impl Drop for Watch {
     }
 }
 
-/// A sink without a reader, for a process that goes on by itself: what it uses is counted and charged.
+/// A sink without a reader, for a process that goes on by itself: what it uses is counted.
 #[derive(Clone)]
 pub(crate) struct Unread(Arc<Mutex<Watch>>);
 
 impl Unread {
     /// Of a process that begins.
     pub(crate) fn new(server: &Server, caller: &Caller, request: &Request) -> Unread {
-        let mut watch = Watch::new(server, caller, request, 1);
-        watch.durable = true;
+        let watch = Watch::durable(server, caller, request, true);
         Unread(Arc::new(Mutex::new(watch)))
     }
 
     /// Of one that goes on from before the system stopped.
-    pub(crate) fn again(server: &Server, owner: &str) -> Unread {
-        Unread(Arc::new(Mutex::new(Watch::again(server, owner))))
+    pub(crate) fn again(server: &Server) -> Unread {
+        Unread(Arc::new(Mutex::new(Watch::again(server, None))))
     }
 
     /// It does not begin.

@@ -21,8 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use yushan_abi::{Counts, Disk, Document};
+use yushan_abi::{Counts, Disk, Document, Refusal};
 use yushan_disk::Sqlite;
+use yushan_kernel::{Billing, Payer};
 use yushan_server::{Access, Caller, Denial, Keys, Turn};
 
 use crate::hub;
@@ -135,9 +136,49 @@ impl Accounts {
             .with_context(|| format!("the key {}", named(&hash)))?;
         let caller = Caller::new(&*key.user, named(&hash));
         let user = users::limits(self.disk.as_ref(), &key.user)?;
-        self.usage.limit(&caller, key.limits, user)?;
+        self.usage.limit(&caller, Some(key.limits), user)?;
         self.known().insert(hash, (now, key.clone()));
         Ok(Some(key))
+    }
+
+    /// Reads what a payer may use now. The key stands in the journal by its name alone.
+    fn know_payer(&self, payer: &Payer) -> Result<(), Refusal> {
+        let failed = |error: &anyhow::Error| {
+            Refusal::Internal(format!("the accounts cannot be read: {}", crate::exit::line(error)))
+        };
+        if payer.account.is_empty() {
+            let user = users::limits(self.disk.as_ref(), &payer.tenant);
+            let known = user
+                .and_then(|user| self.usage.limit(&Caller::new(&*payer.tenant, ""), None, user));
+            return known.map_err(|error| failed(&error));
+        }
+        // The name is the beginning of the hash: the hash is the first behind it.
+        let found = self.disk.list(KEY, Some(&payer.tenant), &payer.account, 1);
+        let hash = found.map(|found| found.into_iter().next().map(|document| document.key));
+        let key = hash.map_err(anyhow::Error::from).and_then(|hash| {
+            let hash = hash.filter(|hash| named(hash) == payer.account);
+            hash.map_or(Ok(None), |hash| self.key(hash))
+        });
+        match key.map_err(|error| failed(&error))? {
+            Some(Key { revoked: false, .. }) => Ok(()),
+            _ => Err(Refusal::Quota(format!("the key {} was revoked", payer.account))),
+        }
+    }
+}
+
+impl Billing for Accounts {
+    fn may_begin(&self, payer: &Payer) -> Result<(), Refusal> {
+        self.know_payer(payer)?;
+        let caller = Caller::new(&*payer.tenant, &*payer.account);
+        self.usage.may_go_on(&caller).map_err(|denial| match denial {
+            Denial::Rate { after_ms, .. } => Refusal::Busy { after_ms },
+            Denial::Quota { granted, .. } => Refusal::Quota(granted),
+            other => Refusal::Internal(format!("the accounts cannot be read: {other:?}")),
+        })
+    }
+
+    fn bill(&self, payer: &Payer, used: Counts) {
+        self.usage.charge(&Caller::new(&*payer.tenant, &*payer.account), Spent::of(used));
     }
 }
 

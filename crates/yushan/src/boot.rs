@@ -137,6 +137,7 @@ impl System {
             index: Some(sqlite.clone()),
             price: Price { read: bounds.price_read, written: bounds.price_written },
             tools: Vec::new(),
+            billing: Some(accounts.clone()),
         };
         let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
         let pulled = Arc::new(Pulled(kernel.clone()));
@@ -171,6 +172,7 @@ impl System {
                 Ok(count) => eprintln!("resumed {count} processes and background responses"),
                 Err(error) => eprintln!("the journal cannot be read: {error}"),
             }
+            check_journal(server.disk.clone())?;
             yushan_server::serve(listener, server, stop).await;
             // Before the tasks of this runtime go: who waits for a durable answer hears that the system
             // stops, and does not let go of it.
@@ -281,6 +283,18 @@ fn alone() -> Result<File> {
 
 fn lock_path() -> Result<PathBuf> {
     Ok(hub::home()?.join("serve.lock"))
+}
+
+/// Checks the whole chain of the journal, beside everything else: what processes need that go on was checked before
+/// they do, and what is older is read by `logs` alone.
+fn check_journal(disk: Arc<dyn Disk>) -> Result<()> {
+    let check = move || {
+        if let Err(error) = disk.verify() {
+            tracing::error!(%error, "the journal was changed: bring back a copy from before");
+        }
+    };
+    std::thread::Builder::new().name("check".into()).spawn(check).context("a thread")?;
+    Ok(())
 }
 
 /// Writes where this system listens into its lock.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::figures::speed;
 use crate::system::plain;
 
 pub(crate) const HELP: &str = "\
@@ -357,10 +358,10 @@ fn stats(figures: &Figures) -> String {
     let (prompt, reply) = match figures.counts {
         Some((prompt, cached, written)) => {
             // The first token comes with the prompt.
-            let speed = written.saturating_sub(1) as f64 / rest.max(1e-3);
+            let speed = speed(written.saturating_sub(1), rest);
             (
                 format!("{prompt} tokens, {cached} of them cached, "),
-                format!("{written} tokens, {speed:.1} tokens/s, "),
+                format!("{written} tokens, {speed} tokens/s, "),
             )
         }
         None => Default::default(),
@@ -515,21 +516,37 @@ mod tests {
 
     #[test]
     fn figures_become_lines() {
-        for (counts, expected) in [
+        for (counts, rest, expected) in [
+            (
+                Some((9, 4, 1)),
+                2.0,
+                "prompt       9 tokens, 4 of them cached, 0.500 s to the first piece\n\
+                 reply        1 tokens, - tokens/s, 2.000 s\n\
+                 end          stop",
+            ),
             (
                 Some((9, 4, 11)),
+                0.0,
+                "prompt       9 tokens, 4 of them cached, 0.500 s to the first piece\n\
+                 reply        11 tokens, - tokens/s, 0.000 s\n\
+                 end          stop",
+            ),
+            (
+                Some((9, 4, 11)),
+                2.0,
                 "prompt       9 tokens, 4 of them cached, 0.500 s to the first piece\n\
                  reply        11 tokens, 5.0 tokens/s, 2.000 s\n\
                  end          stop",
             ),
             (
                 None,
+                2.0,
                 "prompt       0.500 s to the first piece\n\
                  reply        2.000 s\n\
                  end          stop",
             ),
         ] {
-            let figures = Figures { counts, times: (0.5, 2.0), end: "stop".into() };
+            let figures = Figures { counts, times: (0.5, rest), end: "stop".into() };
             assert_eq!(stats(&figures), expected);
         }
     }

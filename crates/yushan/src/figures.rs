@@ -16,6 +16,17 @@ pub(crate) fn count(count: u64) -> String {
     }
 }
 
+/// Shorter times than this, in seconds, are not measured well enough for a speed.
+const INSTANT: f64 = 1e-3;
+
+/// Tokens a second, `38.2`; `-` where there were none or it took no time.
+pub(crate) fn speed(tokens: u64, seconds: f64) -> String {
+    match tokens > 0 && seconds >= INSTANT {
+        true => format!("{:.1}", tokens as f64 / seconds),
+        false => "-".into(),
+    }
+}
+
 /// `1,100,048,384`.
 pub(crate) fn exact(number: u64) -> String {
     let digits = number.to_string();
@@ -81,6 +92,20 @@ mod tests {
         }
         assert_eq!((bytes(512).as_str(), bytes(1 << 20).as_str()), ("512 B", "1.05 MB"));
         assert_eq!((exact(7).as_str(), exact(1_234_567).as_str()), ("7", "1,234,567"));
+    }
+
+    #[test]
+    fn no_speed_where_nothing_was_measured() {
+        for (tokens, seconds, expected) in [
+            (10, 2.0, "5.0"),
+            (0, 2.0, "-"),
+            (1, 0.0, "-"),
+            (7, 4e-8, "-"),
+            (0, 0.0, "-"),
+            (1, 1e-3, "1000.0"),
+        ] {
+            assert_eq!(speed(tokens, seconds), expected, "{tokens} in {seconds} s");
+        }
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use yushan_abi::Sources;
+use yushan_kernel::journal::Logged;
 use yushan_kernel::{Entry, Exit, Life, Replay};
 
 use crate::exit::BadUsage;
@@ -150,22 +153,21 @@ fn only_model(at: &Where) -> Result<String> {
 impl Logs {
     pub(crate) fn run(self) -> Result<()> {
         let mut out = std::io::stdout();
-        let mut shown = 0;
+        let mut last = 0;
         loop {
-            let log = self.at.ask(&format!("/v1/processes/{}/log", self.pid), None)?;
-            let lines = log["data"].as_array().cloned().unwrap_or_default();
+            let path = format!("/v1/processes/{}/log?after={last}", self.pid);
+            let log = self.at.ask(&path, None)?;
             let mut over = false;
-            for line in &lines[shown.min(lines.len())..] {
-                let entry: Entry = serde_json::from_value(line["entry"].clone())
+            for line in log["data"].as_array().into_iter().flatten() {
+                let Logged { seq, entry, .. } = Logged::deserialize(line)
                     .context("the system has another form of journal: is it of this version?")?;
-                over |= matches!(entry, Entry::Exited(_));
+                (last, over) = (seq, over || matches!(entry, Entry::Exited(_)));
                 match self.json {
                     true => writeln!(out, "{line}")?,
                     false => write!(out, "{}", in_words(&entry))?,
                 }
             }
             out.flush()?;
-            shown = lines.len();
             if over || !self.follow {
                 return Ok(());
             }
@@ -208,7 +210,12 @@ fn in_words(entry: &Entry) -> String {
             format!("answer from {}{failed}: {}\n", sources.join(", "), visible(&result.text))
         }
         Entry::Heard(from, message) => {
-            let from = if from.0 == 0 { "the user".into() } else { format!("process {from}") };
+            let other = message.label().sources.contains(Sources::OTHER_USER);
+            let from = match (from.0, other) {
+                (0, false) => "the user".into(),
+                (0, true) => "another user".into(),
+                _ => format!("process {from}"),
+            };
             format!("message from {from}: {}\n", visible(&message.text()))
         }
         Entry::Lent(budget) => match budget.tokens {
@@ -227,6 +234,7 @@ fn end(exit: &Exit) -> String {
         Exit::Done => "done".into(),
         Exit::Killed => "it was killed".into(),
         Exit::Budget(budget) => format!("its budget of {} was used up", plain(budget)),
+        Exit::Quota(granted) => format!("it may use no more: {}", plain(granted)),
         Exit::Failed(why) => format!("it failed: {}", plain(why)),
     }
 }
@@ -318,6 +326,10 @@ mod tests {
                 "over: its budget of tokens was used up\n",
             ),
             (Entry::Exited(Exit::Failed("no\u{1b}".into())), "over: it failed: no"),
+            (
+                Entry::Exited(Exit::Quota("9 tokens a day for ann, 9 used".into())),
+                "over: it may use no more: 9 tokens a day for ann, 9 used\n",
+            ),
             (Entry::Niced(Class::Batch, 2), "class batch, weight 2\n"),
         ] {
             let said = in_words(&entry);

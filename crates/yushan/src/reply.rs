@@ -18,6 +18,7 @@ use yushan_model::logprobs::Logprobs;
 use yushan_model::speculate::Speculation;
 use yushan_model::tokenizer::{Ends, Special, Tokenizer};
 
+use crate::figures::speed;
 use crate::form;
 use crate::interrupt::Interrupt;
 use crate::open;
@@ -144,18 +145,18 @@ impl<'a> Speaker<'a> {
         let (prefill, decode) = (outcome.prefill.as_secs_f64(), outcome.decode.as_secs_f64());
         let _ = writeln!(
             out,
-            "prompt       {} tokens, {} of them cached, {prefill:.3} s, {:.1} tokens/s",
+            "prompt       {} tokens, {} of them cached, {prefill:.3} s, {} tokens/s",
             counts.prompt,
             counts.cached,
-            read as f64 / prefill,
+            speed(read as u64, prefill),
         );
         // The first token comes from the logits of the prompt: it costs no step.
         let steps = counts.generated.saturating_sub(1);
         let _ = writeln!(
             out,
-            "reply        {} tokens, {decode:.3} s, {:.1} tokens/s",
+            "reply        {} tokens, {decode:.3} s, {} tokens/s",
             counts.generated,
-            if steps > 0 { steps as f64 / decode } else { 0.0 },
+            speed(steps as u64, decode),
         );
         if counts.drafted > 0 {
             let share = 100.0 * counts.accepted as f64 / counts.drafted as f64;

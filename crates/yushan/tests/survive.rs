@@ -132,10 +132,10 @@ fn life(folder: &Path, patience: Duration) -> bool {
 fn check(folder: &Path) -> usize {
     let disk = Sqlite::open(folder).unwrap();
     disk.verify().unwrap();
-    let log = yushan_kernel::journal::log(&disk, Pid(1)).unwrap();
+    let log = yushan_kernel::journal::log(&disk, Pid(1), 0).unwrap();
     let calls = std::fs::read_to_string(folder.join("calls")).unwrap();
     let mut unknown = 0;
-    let answers = log.iter().filter_map(|(_, entry)| match entry {
+    let answers = log.iter().filter_map(|logged| match &logged.entry {
         Entry::Answered { result, .. } => Some(result),
         _ => None,
     });

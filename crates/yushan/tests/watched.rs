@@ -149,6 +149,7 @@ fn keys_have_limits_that_hold_after_a_restart() {
     assert!(out(folder, "users").starts_with("ann "));
     for (arguments, part) in [
         ("users limit ann", "--tokens-per-day"),
+        ("users limit nobody --tokens-per-day 7", "no user is called \"nobody\""),
         ("keys limit 0123456789ab --concurrent 1", "keys list"),
         ("keys new ann --tokens-per-minute 0", "10^15"),
     ] {
@@ -350,4 +351,38 @@ fn a_collector_that_is_not_there_costs_a_line() {
     system.interrupt();
     let more: Vec<String> = system.lines.iter().collect();
     assert!(more.iter().all(|line| !line.contains("collector")), "{more:?}");
+}
+
+/// A record that no process needs any more: the start does not read it, the check beside it does.
+#[test]
+fn a_journal_that_was_changed_is_told_of() {
+    let folder = folder();
+    let mut system = System::start(serve(folder.path(), ""));
+    let task = json!({"model": "model", "task": "tamper with this", "max_tokens": 4});
+    let (status, answer) = system.ask("/v1/processes", Some(&task), &[]);
+    assert_eq!(status, 200, "{answer}");
+    let log = format!("/v1/processes/{}/log", answer["pid"]);
+    let over = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        system.ask(&log, None, &[]).1.to_string().contains("exited")
+    });
+    assert!(over, "it does not end");
+    system.interrupt();
+    // This start notes that nothing of it is needed.
+    System::start(serve(folder.path(), "")).interrupt();
+    // Whoever closes it last brings the log into the file.
+    drop(yushan_disk::Sqlite::open(&folder.path().join("home/disk")).unwrap());
+    let path = folder.path().join("home/disk/yushan.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Also where the file has a copy of it that is of no use any more.
+    let places: Vec<usize> =
+        (0..bytes.len()).filter(|&at| bytes[at..].starts_with(b"tamper")).collect();
+    assert!(!places.is_empty(), "it is in the journal");
+    places.into_iter().for_each(|at| bytes[at] = b'T');
+    std::fs::write(&path, bytes).unwrap();
+    let system = System::start(serve(folder.path(), ""));
+    let line = system.lines.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("ERROR") && line.contains("damaged"), "{line}");
+    // And so is whoever asks for it.
+    assert_eq!(system.ask(&log, None, &[]).0, 500);
 }

@@ -22,7 +22,8 @@ const APPLICATION: i64 = 0x5975_7368;
 const SMALLEST: u64 = 512;
 
 /// What leads from each version to the next, from nothing on. Never changed, only added to.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE journal (
         seq INTEGER PRIMARY KEY,
         time_ms INTEGER NOT NULL,
@@ -69,7 +70,12 @@ pub(super) const MIGRATIONS: &[&str] = &["
         USING fts5(terms, content = '', contentless_delete = 1, tokenize = 'ascii');
     -- One row for each place where a term stands.
     CREATE VIRTUAL TABLE places USING fts5vocab(words, 'instance');
-"];
+",
+    "
+    -- What belongs to one process; a row's number stands behind every entry.
+    CREATE INDEX journal_of_process ON journal (pid);
+",
+];
 
 /// What every connection is told first. `fullfsync` is what makes a sync one on macOS.
 const SETTINGS: &str = "

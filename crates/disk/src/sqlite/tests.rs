@@ -101,14 +101,88 @@ fn an_older_database_is_brought_forward_whole_or_not_at_all() {
     let held = holds(&disk);
     drop(disk);
 
-    let first = schema::MIGRATIONS[0];
-    let broken = [first, "CREATE TABLE more (x)", "CREATE TABLE more (x)"];
+    let known = schema::MIGRATIONS;
+    let broken = [known, &["CREATE TABLE more (x)", "CREATE TABLE more (x)"]].concat();
     assert!(schema::open(&path, &broken).is_err());
-    assert!(holds(&Sqlite::open(folder.path()).unwrap()) == held, "still of the first version");
+    assert!(holds(&Sqlite::open(folder.path()).unwrap()) == held, "still of its version");
 
-    let second = [first, "CREATE TABLE more (x); UPDATE head SET one = 1"];
-    drop(schema::open(&path, &second).unwrap());
-    drop(schema::open(&path, &second).unwrap());
+    let newer = [known, &["CREATE TABLE more (x); UPDATE head SET one = 1"]].concat();
+    drop(schema::open(&path, &newer).unwrap());
+    drop(schema::open(&path, &newer).unwrap());
     let refused = Sqlite::open(folder.path()).err().unwrap().to_string();
-    assert!(refused.contains("has version 2"), "{refused}");
+    assert!(refused.contains(&format!("has version {}", newer.len())), "{refused}");
+}
+
+/// Databases of every version that was ever written, with what was in them.
+#[test]
+fn a_database_of_any_version_becomes_the_present_one() {
+    for version in 1..=schema::MIGRATIONS.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("yushan.db");
+        drop(schema::open(&path, &schema::MIGRATIONS[..version]).unwrap());
+        let written = Connection::open(&path).unwrap();
+        let mut head = Head::default();
+        for pid in [7, 8, 7] {
+            let Record { seq, time_ms, pid, body, hash } = head.chain(&record(pid));
+            let numbers = [seq, time_ms, pid].map(u64::cast_signed);
+            written
+                .execute(
+                    "INSERT INTO journal (seq, time_ms, pid, body, hash) VALUES (?, ?, ?, ?, ?)",
+                    params![numbers[0], numbers[1], numbers[2], body, hash],
+                )
+                .unwrap();
+        }
+        written
+            .execute(
+                "UPDATE head SET seq = ?, hash = ?",
+                params![head.seq.cast_signed(), head.hash],
+            )
+            .unwrap();
+        drop(written);
+        let disk = Sqlite::open(folder.path()).unwrap();
+        assert_eq!(disk.verify(), Ok(3), "version {version}");
+        let mut seen = Vec::new();
+        let shown = disk.replay_of(7, 0, &mut |record| {
+            seen.push(record.seq);
+            ControlFlow::Continue(())
+        });
+        assert_eq!((shown, seen), (Ok(()), vec![1, 3]), "version {version}");
+        let writer = disk.writer.lock().unwrap();
+        let now: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(now, schema::MIGRATIONS.len() as i64);
+    }
+}
+
+/// What one process's log costs must not grow with those of others.
+#[test]
+fn the_records_of_a_process_are_found_by_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Sqlite::open(folder.path()).unwrap();
+    let writer = disk.writer.lock().unwrap();
+    let mut plan = writer.prepare(&format!("EXPLAIN QUERY PLAN {OF_PROCESS}")).unwrap();
+    let steps = plan.query_map([1, 1], |row| row.get::<_, String>(3)).unwrap();
+    let steps: Vec<String> = steps.map(Result::unwrap).collect();
+    assert!(steps[0].contains("journal_of_process (pid=? AND rowid>?)"), "{steps:?}");
+    assert!(
+        !steps.iter().any(|step| step.contains("SCAN") || step.contains("B-TREE")),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_record_that_was_changed_is_not_shown_as_a_process_s_own() {
+    for damage in [
+        "UPDATE journal SET body = body || ' ' WHERE seq = 3",
+        "UPDATE journal SET time_ms = 2 WHERE seq = 3",
+        "UPDATE journal SET pid = 8 WHERE seq = 2",
+        "UPDATE journal SET hash = zeroblob(32) WHERE seq = 2",
+        "DELETE FROM journal WHERE seq = 2",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Sqlite::open(folder.path()).unwrap();
+        disk.append(&[7, 7, 8].map(record)).unwrap();
+        disk.writer.lock().unwrap().execute_batch(damage).unwrap();
+        let shown = disk.replay_of(8, 0, &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(shown, Err(DiskError::Damaged(_))), "{damage}: {shown:?}");
+    }
 }

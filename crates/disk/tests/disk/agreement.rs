@@ -26,13 +26,16 @@ fn a_call() -> impl Strategy<Value = Call> {
         let known = known.prop_map(|words| words.join(" ").replace("  ", ""));
         prop_oneof![3 => known, 1 => any::<String>()]
     };
-    let records = vec((any::<u64>(), "[a-z山\"\\\\]{0,9}"), 0..4).prop_map(|records| {
-        records.iter().map(|(pid, body)| record(pid >> 1, body)).collect::<Vec<_>>()
+    let pid = || prop_oneof![3 => 0..3_u64, 1 => any::<u64>()];
+    let records = vec((pid(), "[a-z山\"\\\\]{0,9}"), 0..4).prop_map(|records| {
+        records.iter().map(|(pid, body)| record(*pid >> 1, body)).collect::<Vec<_>>()
     });
     let bytes = || vec(0..2_u8, 0..3);
     prop_oneof![
         records.prop_map(Call::Append),
         (0..9_u64, 1..9_usize).prop_map(|(from, most)| Call::Replay { from, most }),
+        (pid(), prop_oneof![0..9_u64, any::<u64>()], 1..9_usize)
+            .prop_map(|(pid, after, most)| Call::ReplayOf { pid: pid >> 1, after, most }),
         Just(Call::Verify),
         (kind(), key(), owner(), text(), any::<u64>()).prop_map(
             |(kind, key, owner, body, created_ms)| {

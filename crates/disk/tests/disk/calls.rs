@@ -13,6 +13,7 @@ impl<T: Disk + Index> Both for T {}
 pub(crate) enum Call {
     Append(Vec<NewRecord>),
     Replay { from: u64, most: usize },
+    ReplayOf { pid: u64, after: u64, most: usize },
     Verify,
     Put(Document),
     Get { kind: String, key: String },
@@ -43,6 +44,9 @@ pub(crate) fn call(disk: &dyn Both, call: &Call) -> Result<Answer, DiskError> {
     Ok(match call {
         Call::Append(records) => Answer::Number(disk.append(records)?),
         Call::Replay { from, most } => Answer::Records(replayed(disk, *from, *most)?),
+        Call::ReplayOf { pid, after, most } => {
+            Answer::Records(replayed_of(disk, *pid, *after, *most)?)
+        }
         Call::Verify => Answer::Number(disk.verify()?),
         Call::Put(document) => disk.put(document).map(|()| Answer::Nothing)?,
         Call::Get { kind, key } => Answer::Documents(disk.get(kind, key)?.into_iter().collect()),
@@ -61,17 +65,31 @@ pub(crate) fn call(disk: &dyn Both, call: &Call) -> Result<Answer, DiskError> {
 /// The first `most` records from `from` on.
 pub(crate) fn replayed(disk: &dyn Both, from: u64, most: usize) -> Result<Vec<Record>, DiskError> {
     let mut records = Vec::new();
-    disk.replay(from, &mut |record| {
-        if records.len() < most {
-            records.push(record);
-        }
-        if records.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
+    disk.replay(from, &mut |record| take(&mut records, most, record))?;
     Ok(records)
 }
 
+/// The first `most` records of a process behind `after`.
+pub(crate) fn replayed_of(
+    disk: &dyn Both,
+    pid: u64,
+    after: u64,
+    most: usize,
+) -> Result<Vec<Record>, DiskError> {
+    let mut records = Vec::new();
+    disk.replay_of(pid, after, &mut |record| take(&mut records, most, record))?;
+    Ok(records)
+}
+
+fn take(records: &mut Vec<Record>, most: usize, record: Record) -> ControlFlow<()> {
+    if records.len() < most {
+        records.push(record);
+    }
+    if records.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
 pub(crate) fn record(pid: u64, body: &str) -> NewRecord {
-    NewRecord { time_ms: 1_700_000_000_000 + pid, pid, body: body.to_string() }
+    NewRecord { time_ms: 1_700_000_000_000_u64.wrapping_add(pid), pid, body: body.to_string() }
 }
 
 pub(crate) fn document(kind: &str, key: &str, owner: &str, body: &str) -> Document {

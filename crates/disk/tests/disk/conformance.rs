@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use yushan_abi::{DiskError, Document, Label, NewRecord, Sources};
 use yushan_disk::{Memory, Sqlite};
 
-use crate::calls::{Both, document, item, record, replayed};
+use crate::calls::{Both, document, item, record, replayed, replayed_of};
 
 type Check = (&'static str, fn(&dyn Both));
 
@@ -13,6 +13,7 @@ const CHECKS: &[Check] = &[
     ("an empty disk", empty),
     ("a journal grows", journal_grows),
     ("replay begins and ends where it is told", replay_ranges),
+    ("a process's records are shown alone", replay_of_one),
     ("a visitor may come back, and sees what was there when it came", visitor_comes_back),
     ("values of all sizes survive", extremes),
     ("documents keep their time and change their body", documents),
@@ -92,6 +93,26 @@ fn replay_ranges(disk: &dyn Both) {
     ] {
         let seen = replayed(disk, from, most).unwrap().into_iter().map(|record| record.seq);
         assert!(seen.eq(expected), "from {from}, at most {most}");
+    }
+}
+
+fn replay_of_one(disk: &dyn Both) {
+    disk.append(&[7, 8, 7, 0, u64::MAX, 7].map(|pid| record(pid, "{}"))).unwrap();
+    let cases: [(u64, u64, usize, &[u64]); 9] = [
+        (7, 0, 9, &[1, 3, 6]),
+        (7, 1, 9, &[3, 6]),
+        (7, 2, 1, &[3]),
+        (7, 6, 9, &[]),
+        (7, u64::MAX, 9, &[]),
+        (8, 0, 9, &[2]),
+        (0, 0, 9, &[4]),
+        (u64::MAX, 0, 9, &[5]),
+        (9, 0, 9, &[]),
+    ];
+    for (pid, after, most, expected) in cases {
+        let seen = replayed_of(disk, pid, after, most).unwrap();
+        let seen: Vec<u64> = seen.into_iter().map(|record| record.seq).collect();
+        assert_eq!(seen, expected, "{pid} after {after}, at most {most}");
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Runtime {
     pub(super) commands: SyncSender<Command>,
     /// What children said that are over.
     pub(super) outcomes: BTreeMap<Pid, Outcome>,
+    /// Turns that could not be made ready, and when that is tried again.
+    pub(super) later: Vec<(u64, Pid)>,
 }
 
 /// What a child said last.
@@ -80,6 +82,7 @@ impl Runtime {
             if tick {
                 ticked = now;
                 self.tell(Event::Tick);
+                self.try_again(now);
             }
             idle = !self.step();
             self.look_after_seats();
@@ -92,6 +95,7 @@ impl Runtime {
 
     pub(super) fn stop(mut self) {
         for (pid, mut job) in std::mem::take(&mut self.jobs) {
+            self.bill_at_stop(&job);
             // What has a journal goes on after the next start.
             match job.life {
                 Some(_) => job.show(Shown::Failed(Refusal::Stopping)),
@@ -113,13 +117,13 @@ impl Runtime {
             Command::Behind(pid) => self.core.begin_behind(pid),
             Command::Ended(life) => self.remember_outcome(&life),
             Command::Tell(event, reply) => self.told(event, reply),
-            Command::Says(pid, says, reply) => {
-                if let Err(refusal) = self.says(pid, says, &reply) {
+            Command::Says(pid, user, says, reply) => {
+                if let Err(refusal) = self.says(pid, &user, says, &reply) {
                     let _ = reply.send(Err(refusal));
                 }
             }
-            Command::Mail(pid, text, reply) => {
-                if let Err(refusal) = self.mail(pid, text, &reply) {
+            Command::Mail(pid, user, text, reply) => {
+                if let Err(refusal) = self.mail(pid, &user, text, &reply) {
                     let _ = reply.send(Err(refusal));
                 }
             }
@@ -148,7 +152,6 @@ impl Runtime {
                     self.answer(pid, result);
                 }
             }
-            Command::Ready(pid) => self.ready(pid),
             Command::Swapped(answer) => {
                 if let Some(pid) = self.swap.answer(answer) {
                     self.tell(Event::Blocked(pid, false));
@@ -243,6 +246,12 @@ impl Runtime {
         }
     }
 
+    /// Makes turns ready that had to wait.
+    fn try_again(&mut self, now: u64) {
+        let due: Vec<(u64, Pid)> = self.later.extract_if(.., |(at, _)| *at <= now).collect();
+        due.into_iter().for_each(|(_, pid)| self.ready(pid));
+    }
+
     /// The core has ended a process.
     fn release(&mut self, pid: Pid, exit: Exit) {
         let end = match exit.clone() {
@@ -250,6 +259,7 @@ impl Runtime {
             Exit::Done => Ok(Finish::End),
             Exit::Killed => Ok(Finish::Cancelled),
             Exit::Budget(budget) => Ok(Finish::Budget(budget)),
+            Exit::Quota(granted) => Ok(Finish::Budget(quota(&granted))),
             Exit::Failed(why) => Err(Refusal::Internal(why)),
         };
         self.let_go(pid, exit, end, Vec::new());
@@ -264,6 +274,7 @@ impl Runtime {
         calls: Vec<yushan_abi::Call>,
     ) {
         let Some(mut job) = self.jobs.remove(&pid) else { return };
+        self.bill_rest(&job);
         self.swap.forget(pid);
         if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model)) {
             let _ = engine.release(sequence);
@@ -297,4 +308,9 @@ impl Runtime {
         }
         happened.into_iter().for_each(|event| self.tell(event));
     }
+}
+
+/// As whoever reads hears that a quota ended a process.
+pub(super) fn quota(granted: &str) -> String {
+    format!("quota of {granted}")
 }

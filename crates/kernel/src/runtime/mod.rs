@@ -9,6 +9,8 @@
 //! nothing: who runs, who waits and who ends is the core's to say.
 
 mod begin;
+mod bills;
+mod children;
 mod clerk;
 mod engine;
 mod places;
@@ -18,6 +20,7 @@ mod seats;
 mod shelf;
 mod step;
 mod swap;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, SyncSender};
@@ -41,9 +44,10 @@ use self::shelf::Models;
 pub use self::shelf::{Shelf, Stock};
 use self::swap::Swap;
 pub use self::swap::{SwapFile, Swapped};
+use crate::billing::Billing;
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
-use crate::journal::{self, Mark};
+use crate::journal::{self, Logged, Mark};
 use crate::life::{Entry, Life, Program};
 use crate::process::{Exit, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
@@ -108,6 +112,8 @@ pub struct World {
     pub tools: Vec<Arc<dyn Tool>>,
     /// What tokens cost.
     pub price: Price,
+    /// Who is charged for what programs use; without it, nobody is.
+    pub billing: Option<Arc<dyn Billing>>,
 }
 
 /// What a user says to a process that asked.
@@ -129,8 +135,9 @@ enum Command {
     /// A child that was over before the system stopped.
     Ended(Box<Life>),
     Tell(Event, SyncSender<bool>),
-    Says(Pid, Says, SyncSender<Result<(), Refusal>>),
-    Mail(Pid, String, SyncSender<Result<(), Refusal>>),
+    /// By whom, and what.
+    Says(Pid, String, Says, SyncSender<Result<(), Refusal>>),
+    Mail(Pid, String, String, SyncSender<Result<(), Refusal>>),
     Look(Pid, SyncSender<Option<Life>>),
     /// A model was loaded.
     Add(String, Box<dyn Executor>),
@@ -146,8 +153,6 @@ enum Command {
     /// A tool has answered.
     /// …the call of this key.
     Answered(Pid, String, ToolResult),
-    /// A turn that could not be made ready is tried again.
-    Ready(Pid),
     /// The swap file has done something.
     Swapped(swap::Answer),
     Stop,
@@ -203,6 +208,7 @@ impl Kernel {
             places: Places::new(options.most),
             price: world.price,
             parent: None,
+            billing: world.billing.clone(),
         };
         let runtime = Runtime {
             core: Core::new(Scheduler::new(options.order, limits)),
@@ -217,6 +223,7 @@ impl Kernel {
             clerk: clerk.clone(),
             commands: commands.clone(),
             outcomes: BTreeMap::new(),
+            later: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("kernel".into())
@@ -307,22 +314,30 @@ impl Kernel {
         Ok(count)
     }
 
-    /// The journal of a process, each entry with its time in milliseconds since 1970.
-    pub fn log(&self, pid: Pid) -> Result<Vec<(u64, Entry)>, DiskError> {
+    /// The journal of a process behind the record of number `after`; 0: from its beginning.
+    pub fn log(&self, pid: Pid, after: u64) -> Result<Vec<Logged>, DiskError> {
         match self.world.disk.as_deref() {
-            Some(disk) => journal::log(disk, pid),
+            Some(disk) => journal::log(disk, pid, after),
             None => Ok(Vec::new()),
         }
     }
 
-    /// Answers a process that asked.
-    pub fn says(&self, pid: Pid, says: Says) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Says(pid, says, reply)).unwrap_or_else(|| Err(stopped()))
+    /// A user answers a process that asked.
+    pub fn says(&self, pid: Pid, user: &str, says: Says) -> Result<(), Refusal> {
+        let user = user.to_string();
+        self.ask(|reply| Command::Says(pid, user, says, reply)).unwrap_or_else(|| Err(stopped()))
     }
 
-    /// Sends a message of the user to a process.
-    pub fn mail(&self, pid: Pid, text: String) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Mail(pid, text, reply)).unwrap_or_else(|| Err(stopped()))
+    /// Sends a message of a user to a process.
+    pub fn mail(&self, pid: Pid, user: &str, text: String) -> Result<(), Refusal> {
+        let user = user.to_string();
+        self.ask(|reply| Command::Mail(pid, user, text, reply)).unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// Whether what a program uses of this model is charged here, so that nobody else needs to. May
+    /// read a disk.
+    pub fn bills(&self, model: &str) -> bool {
+        self.world.billing.is_some() && self.beginner.models.knows(model)
     }
 
     /// What a process with a program that is alive has been told and has said.
@@ -346,7 +361,7 @@ impl Kernel {
             program.title = title(&program.request);
         }
         let life = Life::new(Pid(0), program);
-        let (job, spawn) = self.beginner.prepared(&life.request(), sink, Some(life))?;
+        let (job, spawn) = self.beginner.prepared(&life.request(), sink, Some(life), None)?;
         self.ask(|reply| Command::Start(job, spawn, Some(reply))).unwrap_or_else(|| Err(stopped()))
     }
 
@@ -379,6 +394,7 @@ fn show_end(life: &Life, mut sink: Box<dyn Sink>) {
     let (counts, calls) = (life.counts, life.open.iter().cloned().collect());
     let finish = match life.exit.clone() {
         Some(Exit::Budget(budget)) => Finish::Budget(budget),
+        Some(Exit::Quota(granted)) => Finish::Budget(engine::quota(&granted)),
         Some(Exit::Killed) => Finish::Cancelled,
         _ => life.finish.clone().unwrap_or(Finish::End),
     };
@@ -434,7 +450,7 @@ impl Complete for Kernel {
         match &request.durable {
             // Its thread is not held until the engine's next turn.
             None => {
-                let (job, spawn) = self.beginner.prepared(&request, sink, None)?;
+                let (job, spawn) = self.beginner.prepared(&request, sink, None, None)?;
                 self.commands.send(Command::Start(job, spawn, None)).map_err(|_| stopped())
             }
             Some(key) => {

@@ -10,22 +10,22 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
 
 use yushan_abi::{
-    Call, Effect, Finish, Item, Label, Message, Piece, Prompt, Refusal, Role, Sink, Sources,
-    ToolResult,
+    Call, Effect, Finish, Item, Label, Message, Piece, Refusal, Role, Sink, Sources, ToolResult,
 };
 
 use super::begin::Beginner;
+use super::children::child;
 use super::clerk::Then;
 use super::engine::{Outcome, Runtime};
-use super::{Command, Says, spawn_of};
+use super::{Command, spawn_of};
+use crate::billing::Payer;
 use crate::core::Event;
 use crate::gate::Decision;
 use crate::job::{Fresh, Job};
-use crate::life::{Entry, Life, Next, Program};
-use crate::process::{Budget, Exit, Pid, Process, Spawn};
+use crate::life::{Entry, Life, Next};
+use crate::process::{Exit, Pid, Spawn};
 use crate::syscall::{self, SystemCall, failed, said};
 
 /// Tokens of a turn that the journal takes together.
@@ -52,7 +52,7 @@ impl Runtime {
         self.clerk.note(entries.into_iter().map(|entry| (pid, entry)).collect(), then);
     }
 
-    fn await_note(&mut self, pids: &[Pid]) {
+    pub(super) fn await_note(&mut self, pids: &[Pid]) {
         for pid in pids {
             if let Some(job) = self.jobs.get_mut(pid) {
                 job.awaits = true;
@@ -76,6 +76,7 @@ impl Runtime {
         let Some(job) = self.jobs.get_mut(&pid) else { return };
         job.writer = None;
         let (text, counts) = (std::mem::take(&mut job.said), job.counts);
+        job.owed = counts;
         self.tell(Event::Paused(pid));
         let entry = Entry::Said { text, calls, finish, counts };
         self.note(pid, vec![entry], Then::GoOn(vec![pid]));
@@ -88,6 +89,7 @@ impl Runtime {
         if job.life.as_ref().is_none_or(|life| life.held) || !std::mem::take(&mut job.awaits) {
             return;
         }
+        self.settle(pid);
         let Some(life) = self.life(pid) else { return };
         match life.next() {
             Next::Write if self.jobs[&pid].writer.is_none() => self.ready(pid),
@@ -118,8 +120,14 @@ impl Runtime {
             None => life.written.clone(),
         };
         let beginner = Beginner { parent: Some(pid), ..self.beginner.clone() };
+        // Whether the first turn may begin was judged where the process was asked for, and one that has begun
+        // goes on.
+        let judged = life.turns == 0 && life.program.parent.is_none() || !life.written.is_empty();
+        let payer = Payer::of(&request);
         self.work(pid, move || {
-            Command::Fresh(pid, beginner.fresh(&request, &written).map(Box::new))
+            let may = if judged { Ok(()) } else { beginner.may_begin(&payer) };
+            let fresh = may.and_then(|()| beginner.fresh(&request, &written, &payer));
+            Command::Fresh(pid, fresh.map(Box::new))
         });
     }
 
@@ -144,22 +152,24 @@ impl Runtime {
             // It goes on after the next start.
             Err(Refusal::Stopping) => return,
             Err(Refusal::Busy { after_ms }) => {
-                return self.work(pid, move || {
-                    std::thread::sleep(Duration::from_millis(after_ms));
-                    Command::Ready(pid)
-                });
+                return self.later.push((self.now().saturating_add(after_ms), pid));
+            }
+            // Nothing of the turn has begun; what was said before stands.
+            Err(Refusal::Quota(granted)) => {
+                return self.tell(Event::Exit(pid, Exit::Quota(granted)));
             }
             Err(refusal) => return self.end(pid, Err(refusal), Vec::new()),
         };
         let Some(job) = self.jobs.get_mut(&pid) else { return };
+        let written = fresh.written.0.len();
         let kept = job.turn_to(fresh);
         if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model))
             && let Err(error) = engine.truncate(sequence, kept)
         {
             return self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
         }
-        let unread = job.history.len() - kept;
-        self.tell(Event::Turn(pid, unread));
+        let prompt = job.prompt;
+        self.tell(Event::Turn { pid, prompt, kept, written });
     }
 
     fn call(&mut self, pid: Pid, call: &Call) {
@@ -220,7 +230,7 @@ impl Runtime {
         self.answered(pid, result, false, Then::GoOn(vec![pid]));
     }
 
-    fn answered(&mut self, pid: Pid, result: ToolResult, received: bool, then: Then) {
+    pub(super) fn answered(&mut self, pid: Pid, result: ToolResult, received: bool, then: Then) {
         if self.life(pid).is_none_or(|life| life.exit.is_some() || life.open.is_empty()) {
             return;
         }
@@ -274,101 +284,6 @@ impl Runtime {
         }
     }
 
-    /// Puts a message into a mailbox.
-    fn deliver(
-        &mut self,
-        from: Pid,
-        to: Pid,
-        tenant: &str,
-        message: Message,
-        then: Then,
-    ) -> Result<(), &'static str> {
-        let mine = |life: &Life| life.program.request.tenant == tenant && life.exit.is_none();
-        if !self.life(to).is_some_and(mine) {
-            return Err("there is no such process, or it reads no messages");
-        }
-        self.core.takes_mail(to)?;
-        self.note(to, vec![Entry::Heard(from, Box::new(message.clone()))], then);
-        self.tell(Event::Send(from, to, Box::new(message)));
-        Ok(())
-    }
-
-    /// A message was handed over to whoever waited for one.
-    pub(super) fn received(&mut self, pid: Pid, from: Pid, message: &Message) {
-        let text = match from {
-            Pid(0) => format!("from the user: {}", message.text()),
-            from => format!("from process {from}: {}", message.text()),
-        };
-        let result = ToolResult { text, failed: false, label: message.label() };
-        self.answered(pid, result, true, Then::GoOn(vec![pid]));
-    }
-
-    fn fork(&mut self, pid: Pid) {
-        let Some(life) = self.life(pid) else { return };
-        let child = self.core.next_pid();
-        let mut program = life.program.clone();
-        program.parent = Some(pid);
-        program.key = String::new();
-        for (name, able) in &mut program.capabilities {
-            able.uses = life.capability(name).and_then(|left| left.uses);
-        }
-        // The other calls of this turn are the parent's.
-        let mut messages = life.messages.clone();
-        let answered = messages.iter().rev().take_while(|m| m.role == Role::Tool).count();
-        if let Some(last) = messages.iter_mut().rev().find(|m| m.role == Role::Assistant) {
-            last.calls.truncate(answered + 1);
-        }
-        let Some(call) = life.open.front() else { return };
-        let text = format!("you are the new process {child}, forked from {pid}");
-        let mut told = Message::new(Role::Tool, text, Label::of(Sources::SYSTEM));
-        (told.answers, told.name) = (Some(call.id.clone()), Some(call.name.clone()));
-        messages.push(told);
-        program.request.prompt = Prompt::Chat(messages);
-        self.begin_child(pid, program, None, Some(pid));
-    }
-
-    /// Starts a child; with `of`, on the keys and values of that process.
-    fn begin_child(&mut self, parent: Pid, program: Program, tokens: Option<u64>, of: Option<Pid>) {
-        if self.core.alive() >= self.most {
-            return self.answer(parent, failed("there are too many processes"));
-        }
-        let Some(process) = self.core.process(parent) else { return };
-        let lent = share(process, tokens, self.now());
-        let pid = self.core.next_pid();
-        let program = Program { parent: Some(parent), budget: lent, ..program };
-        let life = Life::new(pid, program.clone());
-        let spawn = Spawn { prompt: 0, ..spawn_of(&life, self.world.price) };
-        let mut job = Job::new(&program.request, Box::new(yushan_abi::Nobody), Some(life));
-        if let Some(of) = of.and_then(|of| self.jobs.get(&of))
-            && let (Some(sequence), Some(engine)) = (of.sequence, self.engines.get_mut(&of.model))
-        {
-            // Without pages it reads its past again.
-            job.sequence = engine.fork(sequence).ok();
-            if job.sequence.is_some() {
-                (job.history, job.fed) = (of.history.clone(), of.fed);
-                job.lease = of.lease.clone();
-            }
-        }
-        self.jobs.insert(pid, job);
-        self.tell(Event::Spawn(Box::new(spawn)));
-        if !self.jobs.contains_key(&parent) {
-            return;
-        }
-        // Time passes for both.
-        let paid = Budget { wall_ms: None, ..lent };
-        self.tell(Event::Lent(parent, paid));
-        self.tell(Event::Answered(parent, Label::of(Sources::SYSTEM)));
-        let result = said(format!("started process {pid}"));
-        let mut entries = vec![(pid, Entry::Began(Box::new(program)))];
-        let own = [Entry::Lent(paid), Entry::Answered { result, received: false }];
-        if let Some(life) = self.jobs.get_mut(&parent).and_then(|job| job.life.as_mut()) {
-            own.iter().for_each(|entry| life.apply(entry.clone()));
-        }
-        entries.extend(own.map(|entry| (parent, entry)));
-        self.await_note(&[parent, pid]);
-        self.clerk.note(entries, Then::GoOn(vec![parent, pid]));
-    }
-
     fn remember(&mut self, pid: Pid, text: String) {
         let Some(life) = self.life(pid) else { return };
         let Some(index) = self.world.index.clone() else {
@@ -412,63 +327,6 @@ impl Runtime {
             };
             Command::Answered(pid, key, result)
         });
-    }
-
-    /// What the user says to a process that asked.
-    pub(super) fn says(
-        &mut self,
-        pid: Pid,
-        says: Says,
-        reply: &SyncSender<Result<(), Refusal>>,
-    ) -> Result<(), Refusal> {
-        let asking = |p: &Process| p.state == crate::process::State::Asking;
-        let invalid =
-            |detail: &str| Refusal::Invalid { field: "answer".into(), detail: detail.into() };
-        let life = self.life(pid).filter(|_| self.core.process(pid).is_some_and(asking));
-        let Some((life, call)) = life.and_then(|life| Some((life, life.open.front()?))) else {
-            return Err(invalid("this process asks nothing"));
-        };
-        let question = call.name == "ask";
-        match says {
-            Says::Text(text) if question => {
-                let label = Label::of(Sources::USER);
-                let label = label.for_reader(life.program.request.tenant.clone());
-                let result = ToolResult { text, failed: false, label };
-                self.answered(pid, result, false, Then::Said(pid, reply.clone()));
-            }
-            Says::Allow(key, allowed) if !question && key == life.key() => {
-                // It asks no more: whoever says it a second time is told so.
-                self.tell(Event::Answered(pid, Label::default()));
-                let then = Then::Said(pid, reply.clone());
-                self.note(pid, vec![Entry::Confirmed(allowed)], then);
-            }
-            Says::Allow(..) if !question => {
-                return Err(invalid("that is not the call it asks for"));
-            }
-            Says::Text(_) => {
-                return Err(invalid("it asks whether it may call; expected yes or no"));
-            }
-            Says::Allow(..) => return Err(invalid("it asks a question; expected text")),
-        }
-        Ok(())
-    }
-
-    /// A message of the user.
-    pub(super) fn mail(
-        &mut self,
-        pid: Pid,
-        text: String,
-        reply: &SyncSender<Result<(), Refusal>>,
-    ) -> Result<(), Refusal> {
-        let invalid = |why: &str| Refusal::Invalid { field: "pid".into(), detail: why.into() };
-        let Some(life) = self.life(pid) else {
-            return Err(invalid("there is no such process, or it reads no messages"));
-        };
-        let tenant = life.program.request.tenant.clone();
-        let label = Label::of(Sources::USER).for_reader(tenant.clone());
-        let message = Message::new(Role::User, text, label);
-        let then = Then::Sent(reply.clone());
-        self.deliver(Pid(0), pid, &tenant, message, then).map_err(invalid)
     }
 
     /// Processes go on after the system stopped under them: first all are there, then any does something.
@@ -523,6 +381,7 @@ impl Runtime {
                 label: life.label.clone(),
                 ..failed(match exit {
                     Exit::Budget(budget) => format!("its budget of {budget} was used up"),
+                    Exit::Quota(granted) => format!("it may use no more: {granted}"),
                     Exit::Failed(why) => format!("it failed: {why}"),
                     _ => "it was killed".to_string(),
                 })
@@ -544,48 +403,6 @@ impl Runtime {
 
 /// Outcomes that are kept.
 const OUTCOMES: usize = 1024;
-
-/// A child's program.
-fn child(life: &Life, task: &str, instructions: &str, tools: &[String]) -> Result<Program, String> {
-    let label = life.label.join(&Label::of(Sources::MODEL));
-    let mut messages = Vec::new();
-    if !instructions.is_empty() {
-        messages.push(Message::new(Role::System, instructions, label.clone()));
-    }
-    messages.push(Message::new(Role::User, task, label));
-    let mut program = life.program.clone();
-    if let Some(tool) = tools.iter().find(|tool| life.capability(tool).is_none()) {
-        return Err(format!("you may not call {tool:?} yourself"));
-    }
-    program.capabilities.retain(|name, _| tools.contains(name));
-    program.request.tools.retain(|tool| tools.contains(&tool.name));
-    for (name, able) in &mut program.capabilities {
-        able.uses = life.capability(name).and_then(|left| left.uses);
-    }
-    program.request.prompt = Prompt::Chat(messages);
-    program.title = task.chars().take(60).collect();
-    (program.key, program.attended) = (String::new(), false);
-    Ok(program)
-}
-
-/// What a child gets of a budget: what was asked for, or half of what is left.
-fn share(parent: &Process, tokens: Option<u64>, now_ms: u64) -> Budget {
-    let used = Budget {
-        tokens: Some(parent.used()),
-        calls: Some(parent.calls),
-        money: Some(parent.cost(0, 0)),
-        wall_ms: Some(parent.lived(now_ms)),
-    };
-    let left = parent.spawn.budget.less(used);
-    let half = |bound: Option<u64>| bound.map(|bound| bound / 2);
-    let given = Budget {
-        tokens: tokens.or(half(left.tokens)),
-        calls: half(left.calls),
-        money: half(left.money),
-        wall_ms: left.wall_ms,
-    };
-    given.least(left)
-}
 
 /// A text as it is recalled: a conversation may be longer than a context.
 fn excerpt(text: &str) -> String {

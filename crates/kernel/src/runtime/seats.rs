@@ -176,8 +176,11 @@ impl Runtime {
     /// Has copies read that are waited for, and tells everybody how full the engines are.
     pub(super) fn look_after_seats(&mut self) {
         let core = &self.core;
-        self.swap
-            .read(&|pid| core.process(pid).is_some_and(|p| p.state == State::Ready && !p.stopped));
+        let wanted = |pid| core.process(pid).is_some_and(|p| p.state == State::Ready && !p.stopped);
+        // They read their history again.
+        for pid in self.swap.read(&wanted) {
+            self.tell(Event::Blocked(pid, false));
+        }
         let mut seats = Seats { swapped: self.swap.counts(), ..Seats::default() };
         for usage in self.engines.values().map(|engine| engine.usage()) {
             let sum = &mut seats.usage;

@@ -6,6 +6,7 @@
 //!
 //! The key decision: the engine never waits for the disk. A thread writes and reads; a copy on its way out
 //! can still be taken from memory, and a process whose copy is on its way back is not planned meanwhile.
+//! If that thread ends, what only the file has is lost, and whoever waited for it reads its history again.
 //! At most [`UNDERWAY`] copies in either direction are in memory beside the budget. The file has no
 //! structure of its own: who has which part of it is known here alone, and is over with the system.
 
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread::JoinHandle;
 
 use super::Command;
 use crate::process::Pid;
@@ -83,13 +85,20 @@ pub(super) enum Answer {
     Read(u64, io::Result<Vec<u8>>),
 }
 
+/// The thread of the file, and which parts of the file are in use.
+struct Thread {
+    orders: Sender<Order>,
+    extents: Extents,
+    handle: JoinHandle<()>,
+}
+
 /// All copies.
 pub(super) struct Swap {
     budget: u64,
     places: BTreeMap<Pid, Place>,
     /// Who waits for a copy in the file.
     asked: VecDeque<Pid>,
-    file: Option<(Sender<Order>, Extents)>,
+    file: Option<Thread>,
     counts: Swapped,
 }
 
@@ -101,11 +110,11 @@ impl Swap {
     pub(super) fn new(budget: u64, file: Option<SwapFile>, commands: SyncSender<Command>) -> Swap {
         let file = file.map(|SwapFile { file, bytes }| {
             let (orders, receiver) = mpsc::channel();
-            std::thread::Builder::new()
+            let handle = std::thread::Builder::new()
                 .name("swap".into())
                 .spawn(move || serve(file, &receiver, &commands))
                 .expect("a thread for the swap file");
-            (orders, Extents { most: bytes, used: BTreeMap::new() })
+            Thread { orders, extents: Extents { most: bytes, used: BTreeMap::new() }, handle }
         });
         let (places, asked) = (BTreeMap::new(), VecDeque::new());
         Swap { budget, places, asked, file, counts: Swapped::default() }
@@ -152,12 +161,11 @@ impl Swap {
     fn spill(&mut self, pid: Pid) {
         let Some(Place::Memory(copy)) = self.places.remove(&pid) else { return };
         let leaving = self.count(|place| matches!(place, Place::Leaving(..)));
-        let sent =
-            self.file.as_mut().filter(|_| leaving < UNDERWAY).and_then(|(orders, extents)| {
-                let at = extents.take(copy.len() as u64)?;
-                orders.send(Order::Write(at, copy.clone())).ok()?;
-                Some(at)
-            });
+        let sent = self.file.as_mut().filter(|_| leaving < UNDERWAY).and_then(|thread| {
+            let at = thread.extents.take(copy.len() as u64)?;
+            thread.orders.send(Order::Write(at, copy.clone())).ok()?;
+            Some(at)
+        });
         match sent {
             Some(at) => {
                 self.places.insert(pid, Place::Leaving(at, copy));
@@ -192,9 +200,12 @@ impl Swap {
         self.counts.back_bytes += copy.len() as u64;
     }
 
-    /// Has copies read that were asked for. One that is here and whose process is not `wanted` any
-    /// more gives up its room in memory: it is still in the file.
-    pub(super) fn read(&mut self, wanted: &dyn Fn(Pid) -> bool) {
+    /// Has copies read that were asked for; who waited for one that will not come. One that is here and
+    /// whose process is not `wanted` any more gives up its room in memory: it is still in the file.
+    pub(super) fn read(&mut self, wanted: &dyn Fn(Pid) -> bool) -> Vec<Pid> {
+        if self.file.as_ref().is_some_and(|thread| thread.handle.is_finished()) {
+            return self.give_up_file();
+        }
         while let Some(&pid) = self.asked.front() {
             let in_memory = |place: &Place| matches!(place, Place::Coming(_) | Place::Here(..));
             if self.count(in_memory) >= UNDERWAY {
@@ -202,18 +213,45 @@ impl Swap {
                     Place::Here(at, copy) if !wanted(*pid) => Some((*at, copy.len(), place)),
                     _ => None,
                 });
-                let Some((at, length, place)) = unwanted else { return };
+                let Some((at, length, place)) = unwanted else { return Vec::new() };
                 *place = Place::File(at, length);
             }
             self.asked.pop_front();
-            let (Some(Place::File(at, length)), Some((orders, _))) =
-                (self.places.get(&pid), &self.file)
+            let (Some(Place::File(at, length)), Some(thread)) = (self.places.get(&pid), &self.file)
             else {
                 continue;
             };
-            let (at, sent) = (*at, orders.send(Order::Read(*at, *length)));
-            self.places.insert(pid, if sent.is_ok() { Place::Coming(at) } else { Place::Lost });
+            let (at, sent) = (*at, thread.orders.send(Order::Read(*at, *length)));
+            self.places.insert(pid, Place::Coming(at));
+            if sent.is_err() {
+                return self.give_up_file();
+            }
         }
+        Vec::new()
+    }
+
+    /// The thread of the file has ended: what only the file has is lost. Who waited for it.
+    fn give_up_file(&mut self) -> Vec<Pid> {
+        self.file = None;
+        let mut waited: Vec<Pid> = self.asked.drain(..).collect();
+        let mut lost = 0;
+        for (pid, place) in &mut self.places {
+            *place = match std::mem::replace(place, Place::Lost) {
+                Place::Leaving(_, copy) | Place::Here(_, copy) => Place::Memory(copy),
+                place @ (Place::Memory(_) | Place::Lost) => place,
+                Place::File(..) => {
+                    lost += 1;
+                    Place::Lost
+                }
+                Place::Coming(_) => {
+                    lost += 1;
+                    waited.push(*pid);
+                    Place::Lost
+                }
+            };
+        }
+        self.counts.dropped += lost;
+        waited
     }
 
     /// Takes note of what the thread has done; whose copy is here, or lost, and was waited for.
@@ -260,7 +298,7 @@ impl Swap {
             Place::Memory(copy) | Place::Leaving(_, copy) | Place::Here(_, copy) => copy.len(),
             Place::File(..) | Place::Coming(_) | Place::Lost => 0,
         });
-        let used = self.file.as_ref().map_or(0, |(_, extents)| extents.used.values().sum());
+        let used = self.file.as_ref().map_or(0, |thread| thread.extents.used.values().sum());
         Swapped { memory_bytes: memory.sum::<usize>() as u64, file_bytes: used, ..self.counts }
     }
 
@@ -269,8 +307,8 @@ impl Swap {
     }
 
     fn free(&mut self, at: u64) {
-        if let Some((_, extents)) = &mut self.file {
-            extents.used.remove(&at);
+        if let Some(thread) = &mut self.file {
+            thread.extents.used.remove(&at);
         }
     }
 }
@@ -320,4 +358,41 @@ fn read(file: &mut File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(at))?;
     file.read_exact(&mut copy)?;
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever waits for a copy is told when the thread of the file has ended, whether it was asked before
+    /// or after; what is still in memory is used.
+    #[test]
+    fn nobody_waits_for_a_thread_that_has_ended() {
+        let (commands, answers) = mpsc::sync_channel(8);
+        let file = SwapFile { file: tempfile::tempfile().expect("a file"), bytes: 1 << 20 };
+        let mut swap = Swap::new(0, Some(file), commands);
+        let last = |pids: &[Pid]| pids.last().copied();
+        for pid in [1, 2] {
+            swap.put(Pid(pid), vec![7; 100], &last);
+            let Ok(Command::Swapped(answer)) = answers.recv() else { panic!("it is written") };
+            assert_eq!(swap.answer(answer), None);
+        }
+        assert!(matches!(swap.take(Pid(1)), Taken::Coming));
+        assert_eq!(swap.read(&|_| true), []);
+        let Ok(Command::Swapped(answer)) = answers.recv() else { panic!("it is read") };
+        assert_eq!(swap.answer(answer), Some(Pid(1)));
+        assert!(matches!(swap.take(Pid(1)), Taken::Copy(copy) if *copy == [7; 100]));
+        // It ends when nobody hears its answer.
+        drop(answers);
+        swap.put(Pid(3), vec![9; 100], &last);
+        assert!(matches!(swap.take(Pid(2)), Taken::Coming));
+        let woken = std::iter::repeat_with(|| swap.read(&|_| true)).find(|pids| !pids.is_empty());
+        assert_eq!(woken, Some(vec![Pid(2)]));
+        assert!(matches!(swap.take(Pid(2)), Taken::Lost));
+        assert!(matches!(swap.take(Pid(3)), Taken::Copy(copy) if *copy == [9; 100]));
+        // From now on what has no room in memory is lost at once.
+        swap.put(Pid(4), vec![9; 100], &last);
+        assert!(matches!(swap.take(Pid(4)), Taken::Lost));
+        assert_eq!((swap.counts().dropped, swap.counts().file_bytes), (2, 0));
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use yushan_abi::*;
+use yushan_kernel::{Billing, Payer};
 
 /// A disk that can be copied, and that refuses to write after so many records.
 #[derive(Clone, Default)]
@@ -62,6 +63,17 @@ impl Disk for Paper {
     ) -> Result<(), DiskError> {
         let all = self.records.lock().unwrap().clone();
         let _ = all.into_iter().filter(|record| record.seq >= from).try_for_each(visit);
+        Ok(())
+    }
+    fn replay_of(
+        &self,
+        pid: u64,
+        after: u64,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), DiskError> {
+        let all = self.records.lock().unwrap().clone();
+        let of = |record: &Record| record.pid == pid && record.seq > after;
+        let _ = all.into_iter().filter(of).try_for_each(visit);
         Ok(())
     }
     fn verify(&self) -> Result<u64, DiskError> {
@@ -139,5 +151,47 @@ impl Tool for Tally {
         assert!(arguments["to"] != "breaks", "a tool that breaks down");
         let text = format!("{}({arguments})", self.spec.name);
         ToolResult { text, failed: false, label: Label::of(self.source) }
+    }
+}
+
+/// Accounts on paper: what each payer was charged, and what each may use.
+#[derive(Default)]
+pub(crate) struct Till {
+    pub(crate) charged: Mutex<BTreeMap<Payer, Counts>>,
+    /// Tokens that may be used before no more turns begin; `None`: as many as one likes.
+    pub(crate) most: Mutex<Option<usize>>,
+    /// How often a turn has to wait first.
+    pub(crate) busy: Mutex<usize>,
+}
+
+impl Till {
+    /// Tokens read and written that a payer was charged.
+    pub(crate) fn of(&self, payer: &Payer) -> (usize, usize) {
+        let charged = self.charged.lock().unwrap();
+        charged.get(payer).map_or((0, 0), |counts| (counts.prompt, counts.generated))
+    }
+}
+
+impl Billing for Till {
+    fn may_begin(&self, payer: &Payer) -> Result<(), Refusal> {
+        let mut busy = self.busy.lock().unwrap();
+        if *busy > 0 {
+            *busy -= 1;
+            return Err(Refusal::Busy { after_ms: 1 });
+        }
+        let (read, written) = self.of(payer);
+        match *self.most.lock().unwrap() {
+            Some(most) if read + written >= most => {
+                Err(Refusal::Quota(format!("{most} tokens for {}", payer.tenant)))
+            }
+            _ => Ok(()),
+        }
+    }
+    fn bill(&self, payer: &Payer, used: Counts) {
+        let mut charged = self.charged.lock().unwrap();
+        let sum = charged.entry(payer.clone()).or_default();
+        sum.prompt += used.prompt;
+        sum.cached += used.cached;
+        sum.generated += used.generated;
     }
 }

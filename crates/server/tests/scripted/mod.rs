@@ -382,6 +382,15 @@ impl Disk for Memory {
         Err(DiskError::Failed("the server keeps no journal".to_string()))
     }
 
+    fn replay_of(
+        &self,
+        _: u64,
+        _: u64,
+        _: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<(), DiskError> {
+        Err(DiskError::Failed("the server keeps no journal".to_string()))
+    }
+
     fn verify(&self) -> Result<u64, DiskError> {
         Err(DiskError::Failed("the server keeps no journal".to_string()))
     }

@@ -152,6 +152,22 @@ impl Account {
 
     /// Whether a request may begin; `who` is named if not.
     pub(crate) fn check(&mut self, who: &str, now_ms: u64) -> Result<(), Denial> {
+        self.check_tokens(who, now_ms)?;
+        if let Some(limit) = self.limits.requests_per_minute {
+            self.requests.fill(limit, now_ms);
+            check_bucket(limit, self.requests, "requests", who)?;
+        }
+        match self.limits.concurrent {
+            Some(limit) if self.running >= limit => {
+                let granted = format!("{limit} requests at once for {who}");
+                Err(Denial::Rate { granted, after_ms: SOON })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether more tokens may be used: by a request, or the next turn of a process.
+    pub(crate) fn check_tokens(&mut self, who: &str, now_ms: u64) -> Result<(), Denial> {
         self.turn_to(day(now_ms));
         let Limits { tokens_per_day, tokens_per_month, tokens_total, .. } = self.limits;
         for (limit, spent, span, more) in [
@@ -165,24 +181,11 @@ impl Account {
                 return Err(Denial::Quota { granted, after_ms: more });
             }
         }
-        for (limit, bucket, what) in [
-            (self.limits.requests_per_minute, &mut self.requests, "requests"),
-            (self.limits.tokens_per_minute, &mut self.tokens, "tokens"),
-        ] {
-            let Some(limit) = limit else { continue };
-            bucket.fill(limit, now_ms);
-            if bucket.left < 1.0 {
-                let granted = format!("{limit} {what} a minute for {who}");
-                return Err(Denial::Rate { granted, after_ms: bucket.wait(limit, 1.0) });
-            }
+        if let Some(limit) = self.limits.tokens_per_minute {
+            self.tokens.fill(limit, now_ms);
+            check_bucket(limit, self.tokens, "tokens", who)?;
         }
-        match self.limits.concurrent {
-            Some(limit) if self.running >= limit => {
-                let granted = format!("{limit} requests at once for {who}");
-                Err(Denial::Rate { granted, after_ms: SOON })
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// A request begins.
@@ -218,6 +221,15 @@ impl Account {
             of(self.limits.tokens_per_minute, self.tokens),
         ]
     }
+}
+
+/// Whether a minute's allowance has anything left.
+fn check_bucket(limit: u64, bucket: Bucket, what: &str, who: &str) -> Result<(), Denial> {
+    if bucket.left >= 1.0 {
+        return Ok(());
+    }
+    let granted = format!("{limit} {what} a minute for {who}");
+    Err(Denial::Rate { granted, after_ms: bucket.wait(limit, 1.0) })
 }
 
 /// Milliseconds until the next month.

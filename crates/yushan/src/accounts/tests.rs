@@ -5,10 +5,15 @@ use std::time::{Duration, Instant};
 
 use yushan_abi::{DiskError, NewRecord, Record};
 use yushan_disk::Memory;
+use yushan_kernel::gate::Capability;
+use yushan_kernel::{Entry, Exit, Kernel, Options, Pid, Program, World};
 
 use super::keys::secret;
 use super::usage::User;
 use super::*;
+
+#[path = "../../../kernel/tests/scripted/mod.rs"]
+mod player;
 
 /// 2026-11-24, 22:00.
 const NOW: u64 = 1_795_557_600_000;
@@ -180,6 +185,14 @@ impl Disk for Full {
     ) -> Result<(), DiskError> {
         self.0.replay(from, visit)
     }
+    fn replay_of(
+        &self,
+        pid: u64,
+        after: u64,
+        visit: &mut dyn FnMut(Record) -> std::ops::ControlFlow<()>,
+    ) -> Result<(), DiskError> {
+        self.0.replay_of(pid, after, visit)
+    }
     fn verify(&self) -> Result<u64, DiskError> {
         self.0.verify()
     }
@@ -258,4 +271,142 @@ fn letting_in_and_charging_cost_microseconds() {
     let [median, p99] = [times[10_000], times[19_800]];
     eprintln!("admit, begin, charge twice, end: median {median:?}, p99 {p99:?}");
     assert!(p99 < Duration::from_millis(1), "{p99:?}");
+}
+
+/// Makes the calls of its task, one a turn, and then says the last answer.
+fn caller(messages: &[yushan_abi::Message]) -> String {
+    use yushan_abi::Role;
+    let task = messages.iter().find(|message| message.role == Role::User).unwrap().text();
+    let turns = messages.iter().filter(|message| message.role == Role::Assistant).count();
+    match task.split(';').nth(turns) {
+        Some(call) if call.contains('{') => format!("hm|{call}"),
+        _ => messages.last().unwrap().text(),
+    }
+}
+
+impl House {
+    fn kernel(&self) -> Kernel {
+        let accounts = Accounts::new(self.disk.clone(), false, self.accounts.clock.clone());
+        self.kernel_with(Arc::new(accounts))
+    }
+
+    fn kernel_with(&self, accounts: Arc<Accounts>) -> Kernel {
+        let world =
+            World { disk: Some(self.disk.clone()), billing: Some(accounts), ..World::default() };
+        Kernel::start_in(world, vec![player::model(caller)], Options::default())
+    }
+}
+
+/// A process of ann's, by the key of this secret.
+fn program(secret: &str, task: &str) -> Program {
+    use yushan_abi::{Label, Message, Prompt, Request, Role, Sources};
+    let label = Label::of(Sources::USER).for_reader("ann");
+    let prompt = Prompt::Chat(vec![Message::new(Role::User, task, label)]);
+    let mut program = Program::new(Request {
+        tenant: "ann".into(),
+        account: named(&hash(secret)).into(),
+        ..Request::new("m", prompt)
+    });
+    let able = ["spawn", "wait", "receive"].map(|name| (name.into(), Capability::default()));
+    program.capabilities = able.into();
+    program
+}
+
+fn until<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never happens");
+        std::thread::yield_now();
+    }
+}
+
+fn exit(kernel: &Kernel, pid: Pid) -> Exit {
+    until(|| match kernel.log(pid, 0).unwrap().pop()?.entry {
+        Entry::Exited(exit) => Some(exit),
+        _ => None,
+    })
+}
+
+/// Tokens that the journal tells of, read and written in all turns of these processes.
+fn told(kernel: &Kernel, pids: &[u64]) -> (u64, u64) {
+    let logs = pids.iter().flat_map(|&pid| kernel.log(Pid(pid), 0).unwrap());
+    logs.fold((0, 0), |(read, written), logged| match logged.entry {
+        Entry::Said { counts, .. } => {
+            (read + counts.prompt as u64, written + counts.generated as u64)
+        }
+        _ => (read, written),
+    })
+}
+
+/// A process and its child count against the key that began them, before and after a restart in the middle.
+#[test]
+fn processes_and_their_children_are_charged_to_the_key_that_began_them() {
+    let house = house(memory(), false);
+    let secret = secret().unwrap();
+    house.give(&secret, Limits::default(), false);
+    let charged = |accounts: &Accounts| {
+        accounts.usage.store().unwrap();
+        let user = User::read(house.disk.as_ref(), "ann", NOW).unwrap();
+        let (key, all) = (user.keys[named(&hash(&secret))].total, user.account.total);
+        assert_eq!((key.prompt, key.generated), (all.prompt, all.generated));
+        (key.prompt, key.generated)
+    };
+    let accounts =
+        || Arc::new(Accounts::new(house.disk.clone(), false, house.accounts.clock.clone()));
+    let (first, second) = (accounts(), accounts());
+    let kernel = house.kernel_with(first.clone());
+    let task = "spawn {\"task\":\"hello\"};wait {\"pid\":2};receive {};";
+    let pid = kernel.spawn(program(&secret, task), Box::new(yushan_abi::Nobody)).unwrap();
+    until(|| kernel.look(pid).filter(|life| life.turns == 3));
+    kernel.stop();
+    let before = told(&kernel, &[1, 2]);
+    assert!(told(&kernel, &[2]).1 > 0, "the child has said something");
+    assert_eq!(charged(&first), before);
+    drop(kernel);
+    let kernel = house.kernel_with(second.clone());
+    assert_eq!(kernel.resume(|_| Some(Box::new(yushan_abi::Nobody))), Ok(1));
+    until(|| kernel.mail(pid, "ann", "go on".into()).ok());
+    assert_eq!(exit(&kernel, pid), Exit::Done);
+    let after = told(&kernel, &[1, 2]);
+    assert!(after.1 > before.1);
+    assert_eq!(charged(&second), after);
+}
+
+#[test]
+fn quotas_stop_processes_and_rates_delay_them() {
+    let secret = secret().unwrap();
+    let id = named(&hash(&secret)).to_string();
+    let task = "spawn {\"task\":\"hello\"};wait {\"pid\":2};";
+    for (limits, revoked, why) in [
+        (Limits { tokens_total: Some(50), ..Limits::default() }, false, "50 tokens in all for"),
+        (Limits { tokens_per_day: Some(50), ..Limits::default() }, false, "50 tokens a day for"),
+        (Limits::default(), true, "was revoked"),
+    ] {
+        let house = house(memory(), false);
+        house.give(&secret, limits, revoked);
+        let kernel = house.kernel();
+        let pid = kernel.spawn(program(&secret, task), Box::new(yushan_abi::Nobody)).unwrap();
+        let Exit::Quota(granted) = exit(&kernel, pid) else { panic!("no quota stops it") };
+        assert!(granted.contains(why) && granted.contains(&id), "{granted}");
+        assert_eq!(told(&kernel, &[2]), (0, 0), "the child did not begin to speak");
+    }
+    // By the minute: it waits until there is more.
+    let house = house(memory(), false);
+    let limits = Limits { tokens_per_minute: Some(60_000), ..Limits::default() };
+    house.give(&secret, limits, false);
+    let accounts = Arc::new(Accounts::new(house.disk.clone(), false, house.accounts.clock.clone()));
+    let payer = Payer { tenant: "ann".into(), account: id };
+    assert_eq!(accounts.may_begin(&payer), Ok(()));
+    accounts.bill(&payer, Counts { generated: 60_100, ..Counts::default() });
+    assert_eq!(accounts.may_begin(&payer), Err(Refusal::Busy { after_ms: 101 }));
+    let kernel = house.kernel_with(accounts);
+    let pid = kernel.spawn(program(&secret, task), Box::new(yushan_abi::Nobody)).unwrap();
+    until(|| kernel.look(Pid(2)));
+    assert!(kernel.look(pid).is_some_and(|life| life.turns == 1));
+    house.later(60_000);
+    assert_eq!(exit(&kernel, pid), Exit::Done);
+    assert!(told(&kernel, &[2]).1 > 0);
 }

@@ -161,14 +161,30 @@ impl Usage {
         Ok(())
     }
 
-    /// Sets what a key and its user may use.
-    pub(crate) fn limit(&self, caller: &Caller, key: Limits, user: Limits) -> Result<()> {
+    /// Sets what a user may use, and one of the user's keys.
+    pub(crate) fn limit(&self, caller: &Caller, key: Option<Limits>, user: Limits) -> Result<()> {
         self.know(&caller.tenant)?;
         if let Some(known) = self.books().user(&caller.tenant, (self.clock)()) {
             known.account.limits = user;
-            known.key(&caller.key).limits = key;
+            if let Some(key) = key {
+                known.key(&caller.key).limits = key;
+            }
         }
         Ok(())
+    }
+
+    /// Whether what has begun may use more tokens.
+    pub(crate) fn may_go_on(&self, caller: &Caller) -> Result<(), Denial> {
+        let now = (self.clock)();
+        let mut books = self.books();
+        let Some(user) = books.user(&caller.tenant, now) else {
+            return Err(Denial::Failed("the user was not read".into()));
+        };
+        user.account.check_tokens(whose(&caller.tenant), now)?;
+        match user.keys.get_mut(&caller.key) {
+            Some(key) => key.check_tokens(&format!("the key {}", caller.key), now),
+            None => Ok(()),
+        }
     }
 
     /// Begins a request, if nothing speaks against it.

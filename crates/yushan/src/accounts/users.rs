@@ -56,6 +56,13 @@ impl Users {
             }
             Some(UsersAction::Limit { user, limits }) => {
                 check_name(&user)?;
+                if !keys::all(&disk)?.iter().any(|(_, key)| key.user == user) {
+                    let why = format!(
+                        "no user is called {user:?}: yushan users lists them, and yushan keys new NAME \
+                         makes a user's first key"
+                    );
+                    return Err(BadUsage(why).into());
+                }
                 let limits = limits.over(self::limits(&disk, &user)?);
                 put(&disk, &user, limits)
             }

@@ -31,7 +31,7 @@ pub(crate) use running::Running;
 use crate::Server;
 use crate::body::{CONVERSATION, refuse};
 use crate::doors::Caller;
-use crate::events::Events;
+use crate::events::{Events, blocking};
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
@@ -127,11 +127,16 @@ async fn in_background(
 ) -> Result<Response, Fault> {
     let Asked { mut request, object, input, .. } = asked;
     request.durable = Some(object.id.clone());
+    request.account.clone_from(&caller.key);
     pending::note(&server, &object.id, &caller.tenant, &request).await?;
     // Before the task begins: what it ends with must come after.
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
-    let watch = Watch::new(&server, caller, &request, 1);
+    let billed = match (server.kernel.clone(), request.model.clone()) {
+        (Some(kernel), model) => blocking(move || kernel.bills(&model)).await?,
+        (None, _) => false,
+    };
+    let watch = Watch::durable(&server, caller, &request, billed);
     match Events::begin(&server.complete, watch, request, 1).await {
         Ok(events) => {
             let begun = std::future::ready(Ok(events));
@@ -186,7 +191,7 @@ pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> 
     let document = server.disk.get(KIND, &life.program.key).ok().flatten()?;
     let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
     let object = ResponseObject::again(&kept, &life.program.request);
-    let (events, sink) = Events::again(Watch::again(server, &document.owner));
+    let (events, sink) = Events::again(Watch::again(server, None));
     let begun = std::future::ready(Ok(events));
     collect(server.clone(), begun, object, kept.input, document.owner);
     Some(sink)

@@ -13,6 +13,7 @@ use yushan_abi::{Complete, DiskError, Document, Request};
 use super::collect;
 use super::object::{KIND as RESPONSE, Kept, ResponseObject};
 use crate::Server;
+use crate::doors::Caller;
 use crate::events::{Events, blocking};
 use crate::fault::Fault;
 use crate::ids;
@@ -94,7 +95,9 @@ async fn begin(server: Arc<Server>, owner: String, request: Request) -> Result<E
     loop {
         let begun = match server.model(&request.model).await {
             Ok(_) => {
-                let watch = Watch::again(&server, &owner);
+                let (tenant, key) = (owner.clone(), request.account.clone());
+                let payer = Caller { tenant, key, ..Caller::default() };
+                let watch = Watch::again(&server, Some(payer));
                 Events::begin(&server.complete, watch, request.clone(), 1).await
             }
             Err(fault) => Err(fault),
