@@ -263,7 +263,9 @@ impl From<Refusal> for Fault {
                 Fault::TooLong { limit, prompt, field: "messages" }
             }
             Refusal::Busy { after_ms } => Fault::Busy { after_ms },
-            refusal @ Refusal::NoMemory(_) => Fault::NoRoom(refusal.to_string()),
+            refusal @ (Refusal::NoMemory(_) | Refusal::NoDisk(_)) => {
+                Fault::NoRoom(refusal.to_string())
+            }
             Refusal::Stopping => Fault::Stopping,
             Refusal::Internal(detail) => Fault::Internal(detail),
         }

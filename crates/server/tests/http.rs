@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use scripted::{CONTEXT, Fake, Found, MODEL, Memory, OneModel, TwoKeys};
+use scripted::{CONTEXT, Fake, MODEL, Memory, OneModel, TwoKeys};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use yushan_abi::{Keep, Overflow, Prompt, Sources, ToolChoice};
@@ -27,7 +27,7 @@ fn house(open: bool) -> House {
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let keys = Arc::new(TwoKeys::new(open));
     let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys.clone());
-    server.index = Some(Arc::new(Found::default()));
+    server.index = Some(disk.clone());
     server.doors = Doors::default().origin("https://chat.example.org");
     server.deadline = Duration::from_millis(200);
     House { app: router(Arc::new(server)), fake, disk, keys }
