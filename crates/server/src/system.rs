@@ -242,8 +242,8 @@ pub(crate) async fn tell(
     }
     let kernel = kernel(&server)?;
     let told = blocking(move || match order {
-        Order::Signal(signal) => Ok(kernel.signal(Pid(pid), signal)),
-        Order::Nice(class, weight) => Ok(kernel.nice(Pid(pid), class, weight)),
+        Order::Signal(signal) => kernel.signal(Pid(pid), signal),
+        Order::Nice(class, weight) => kernel.nice(Pid(pid), class, weight),
         Order::Answer(text) => kernel.says(Pid(pid), Says::Text(text)).map(|()| true),
         Order::Allow(key, allow) => kernel.says(Pid(pid), Says::Allow(key, allow)).map(|()| true),
         Order::Send(text) => kernel.mail(Pid(pid), text).map(|()| true),

@@ -23,7 +23,7 @@ use super::engine::{Outcome, Runtime};
 use super::{Command, Says, spawn_of};
 use crate::core::Event;
 use crate::gate::Decision;
-use crate::job::{Fresh, Job};
+use crate::job::{Fresh, Job, panicked};
 use crate::life::{Entry, Life, Next, Program};
 use crate::process::{Budget, Exit, Pid, Process, Spawn};
 use crate::syscall::{self, SystemCall, failed, said};
@@ -127,10 +127,9 @@ impl Runtime {
     fn work(&mut self, pid: Pid, work: impl FnOnce() -> Command + Send + 'static) {
         let commands = self.commands.clone();
         let thread = std::thread::Builder::new().name("call".into()).spawn(move || {
-            let broke = || Refusal::Internal("this process panicked".into());
             let done = catch_unwind(AssertUnwindSafe(work));
             // The engine's thread may have ended.
-            let _ = commands.send(done.unwrap_or_else(|_| Command::Fresh(pid, Err(broke()))));
+            let _ = commands.send(done.unwrap_or_else(|_| Command::Fresh(pid, Err(panicked()))));
         });
         if let Err(error) = thread {
             self.end(pid, Err(Refusal::Internal(format!("no thread: {error}"))), Vec::new());
@@ -534,11 +533,6 @@ impl Runtime {
         while self.outcomes.len() > OUTCOMES {
             self.outcomes.pop_first();
         }
-    }
-
-    /// Answers when everything that was noted so far is durable.
-    pub(super) fn when_durable(&self, reply: SyncSender<bool>, done: bool) {
-        self.clerk.note(Vec::new(), Then::Tell(reply, done));
     }
 }
 

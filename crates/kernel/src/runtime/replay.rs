@@ -41,7 +41,7 @@ impl Kernel {
     /// Asks a process of the journal again, turn by turn, as batch work beside what runs; `progress`
     /// gets the turns done.
     pub fn replay(&self, pid: Pid, mut progress: impl FnMut(u64)) -> Result<Replay, Refusal> {
-        let log = self.log(pid).map_err(|error| Refusal::Internal(error.to_string()))?;
+        let log = self.log(pid)?;
         let mut log = log.into_iter().map(|(_, entry)| entry);
         let Some(Entry::Began(program)) = log.next() else {
             let detail = format!("the journal has no process {pid}; expected one with a program");
