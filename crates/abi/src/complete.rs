@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::disk::DiskError;
 use crate::executor::TokenId;
 use crate::keep::Keep;
 use crate::language::Language;
@@ -357,12 +358,24 @@ pub enum Refusal {
     /// The model does not fit into memory.
     #[error("not enough memory: {0}")]
     NoMemory(String),
+    /// The disk is full, so that what must be durable cannot be.
+    #[error("{0}")]
+    NoDisk(String),
     /// The system stops; what is durable goes on after its next start.
     #[error("the system stops")]
     Stopping,
     /// A fault of ours or of a disk.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<DiskError> for Refusal {
+    fn from(error: DiskError) -> Refusal {
+        match error {
+            DiskError::Full(_) => Refusal::NoDisk(error.to_string()),
+            DiskError::Failed(_) | DiskError::Damaged(_) => Refusal::Internal(error.to_string()),
+        }
+    }
 }
 
 /// What a sink says to an event.

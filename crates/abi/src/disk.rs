@@ -65,6 +65,29 @@ pub struct Document {
     pub body: String,
 }
 
+/// A change of documents, or of what is found by its words where the same disk is an [`Index`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// As [`Disk::put`].
+    Put(Document),
+    /// As [`Disk::delete`].
+    Delete {
+        /// The document's kind.
+        kind: String,
+        /// Its key.
+        key: String,
+    },
+    /// As [`Index::insert`].
+    Insert(Item),
+    /// As [`Index::remove`].
+    Remove {
+        /// Whose the item is.
+        owner: String,
+        /// Its name.
+        id: String,
+    },
+}
+
 /// Stores. Implementations: SQLite; memory. (`yushan-disk`.)
 pub trait Disk: Send + Sync {
     /// Appends records to the journal, all or none, and gives the number of the last.
@@ -107,6 +130,9 @@ pub trait Disk: Send + Sync {
         after: &str,
         limit: usize,
     ) -> Result<Vec<Document>, DiskError>;
+
+    /// Makes changes in their order, all or none.
+    fn change(&self, changes: &[Change]) -> Result<(), DiskError>;
 
     /// Stores bytes under their SHA-256, once, and gives it in hexadecimal.
     fn put_bytes(&self, bytes: &[u8]) -> Result<String, DiskError>;

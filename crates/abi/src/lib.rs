@@ -19,7 +19,7 @@ pub use complete::{
     Class, Complete, Counts, Event, Finish, Flow, Form, Logprob, ModelInfo, Nobody, Overflow,
     Prompt, Refusal, Request, Sampling, Sink, ToolChoice,
 };
-pub use disk::{Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
+pub use disk::{Change, Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
 pub use executor::{
     Admitted, Chunk, Executor, ExecutorError, Logits, SequenceId, StepOutput, TokenId, Usage,
 };

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use yushan_abi::{Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
+use yushan_abi::{Change, Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
 
 use crate::digest::{check_name, hex, sha256};
 use crate::journal::Head;
@@ -32,6 +32,29 @@ struct State {
     items: HashMap<String, BTreeMap<String, Indexed>>,
     /// Items that were ever inserted.
     inserted: u64,
+}
+
+impl State {
+    fn put(&mut self, document: &Document) {
+        let name = (document.kind.clone(), document.key.clone());
+        let created_ms = self.documents.get(&name).map_or(document.created_ms, |d| d.created_ms);
+        self.documents.insert(name, Document { created_ms, ..document.clone() });
+    }
+
+    fn delete(&mut self, kind: &str, key: &str) -> bool {
+        self.documents.remove(&(kind.to_string(), key.to_string())).is_some()
+    }
+
+    fn insert(&mut self, item: &Item) {
+        self.inserted += 1;
+        let (number, terms) = (self.inserted, terms(&item.text));
+        let indexed = Indexed { number, terms, item: item.clone() };
+        self.items.entry(item.owner.clone()).or_default().insert(item.id.clone(), indexed);
+    }
+
+    fn remove(&mut self, owner: &str, id: &str) -> bool {
+        self.items.get_mut(owner).is_some_and(|items| items.remove(id).is_some())
+    }
 }
 
 struct Indexed {
@@ -104,13 +127,7 @@ impl Disk for Memory {
     }
 
     fn put(&self, document: &Document) -> Result<(), DiskError> {
-        named(&document.kind, &document.key)?;
-        let name = (document.kind.clone(), document.key.clone());
-        let mut state = self.state();
-        let created_ms =
-            state.documents.get(&name).map_or(document.created_ms, |old| old.created_ms);
-        state.documents.insert(name, Document { created_ms, ..document.clone() });
-        Ok(())
+        self.change(&[Change::Put(document.clone())])
     }
 
     fn get(&self, kind: &str, key: &str) -> Result<Option<Document>, DiskError> {
@@ -118,7 +135,7 @@ impl Disk for Memory {
     }
 
     fn delete(&self, kind: &str, key: &str) -> Result<bool, DiskError> {
-        Ok(self.state().documents.remove(&(kind.to_string(), key.to_string())).is_some())
+        Ok(self.state().delete(kind, key))
     }
 
     fn list(
@@ -140,6 +157,24 @@ impl Disk for Memory {
             .collect())
     }
 
+    fn change(&self, changes: &[Change]) -> Result<(), DiskError> {
+        for change in changes {
+            if let Change::Put(document) = change {
+                named(&document.kind, &document.key)?;
+            }
+        }
+        let mut state = self.state();
+        for change in changes {
+            match change {
+                Change::Put(document) => state.put(document),
+                Change::Delete { kind, key } => drop(state.delete(kind, key)),
+                Change::Insert(item) => state.insert(item),
+                Change::Remove { owner, id } => drop(state.remove(owner, id)),
+            }
+        }
+        Ok(())
+    }
+
     fn put_bytes(&self, bytes: &[u8]) -> Result<String, DiskError> {
         let name = hex(&sha256(&[bytes]));
         self.state().contents.entry(name.clone()).or_insert_with(|| bytes.to_vec());
@@ -154,16 +189,12 @@ impl Disk for Memory {
 
 impl Index for Memory {
     fn insert(&self, item: &Item) -> Result<(), DiskError> {
-        let mut state = self.state();
-        state.inserted += 1;
-        let indexed =
-            Indexed { number: state.inserted, terms: terms(&item.text), item: item.clone() };
-        state.items.entry(item.owner.clone()).or_default().insert(item.id.clone(), indexed);
+        self.state().insert(item);
         Ok(())
     }
 
     fn remove(&self, owner: &str, id: &str) -> Result<bool, DiskError> {
-        Ok(self.state().items.get_mut(owner).is_some_and(|items| items.remove(id).is_some()))
+        Ok(self.state().remove(owner, id))
     }
 
     fn search(&self, owner: &str, query: &str, limit: usize) -> Result<Vec<Hit>, DiskError> {

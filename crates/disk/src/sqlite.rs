@@ -5,7 +5,7 @@
 //! and see a snapshot; they wait for nobody. Nothing is cached, so several processes may have the
 //! same folder open.
 //!
-//! One gap is left: if the sync of a commit itself fails *and* the machine dies before the next write,
+//! One gap is left: if the sync of a commit itself fails *and* the system dies before the next write,
 //! the refused records may be there afterwards, whole and in their chain.
 
 mod fault;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use yushan_abi::{Disk, DiskError, Document, NewRecord, Record};
+use yushan_abi::{Change, Disk, DiskError, Document, NewRecord, Record};
 
 use crate::content::{Contents, Machine, make_folder};
 use crate::digest::Hash;
@@ -183,16 +183,7 @@ impl Disk for Sqlite {
     }
 
     fn put(&self, document: &Document) -> Result<(), DiskError> {
-        named(&document.kind, &document.key)?;
-        let Document { kind, key, owner, created_ms, body } = document;
-        self.write(|transaction| {
-            let mut put = transaction.prepare_cached(
-                "INSERT INTO documents (kind, key, owner, created_ms, body) VALUES (?, ?, ?, ?, ?)
-                 ON CONFLICT (kind, key) DO UPDATE SET owner = excluded.owner, body = excluded.body",
-            )?;
-            put.execute(params![kind, key, owner, created_ms.cast_signed(), body])?;
-            Ok(())
-        })
+        self.write(|transaction| put(transaction, document))
     }
 
     fn get(&self, kind: &str, key: &str) -> Result<Option<Document>, DiskError> {
@@ -205,10 +196,7 @@ impl Disk for Sqlite {
     }
 
     fn delete(&self, kind: &str, key: &str) -> Result<bool, DiskError> {
-        self.write(|transaction| {
-            let sql = "DELETE FROM documents WHERE kind = ? AND key = ?";
-            Ok(transaction.prepare_cached(sql)?.execute([kind, key])? > 0)
-        })
+        self.write(|transaction| delete(transaction, kind, key))
     }
 
     fn list(
@@ -230,6 +218,17 @@ impl Disk for Sqlite {
         })
     }
 
+    fn change(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.write(|transaction| {
+            changes.iter().try_for_each(|change| match change {
+                Change::Put(document) => put(transaction, document),
+                Change::Delete { kind, key } => delete(transaction, kind, key).map(drop),
+                Change::Insert(item) => index::insert(transaction, item),
+                Change::Remove { owner, id } => index::remove(transaction, owner, id).map(drop),
+            })
+        })
+    }
+
     fn put_bytes(&self, bytes: &[u8]) -> Result<String, DiskError> {
         self.contents.put(bytes)
     }
@@ -237,6 +236,22 @@ impl Disk for Sqlite {
     fn get_bytes(&self, sha256: &str) -> Result<Option<Vec<u8>>, DiskError> {
         self.contents.get(sha256)
     }
+}
+
+fn put(transaction: &Transaction<'_>, document: &Document) -> Result<(), Fault> {
+    let Document { kind, key, owner, created_ms, body } = document;
+    named(kind, key)?;
+    let mut put = transaction.prepare_cached(
+        "INSERT INTO documents (kind, key, owner, created_ms, body) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (kind, key) DO UPDATE SET owner = excluded.owner, body = excluded.body",
+    )?;
+    put.execute(params![kind, key, owner, created_ms.cast_signed(), body])?;
+    Ok(())
+}
+
+fn delete(transaction: &Transaction<'_>, kind: &str, key: &str) -> Result<bool, Fault> {
+    let sql = "DELETE FROM documents WHERE kind = ? AND key = ?";
+    Ok(transaction.prepare_cached(sql)?.execute([kind, key])? > 0)
 }
 
 /// Shows the records behind `head` in their order, and checks each before it is shown.

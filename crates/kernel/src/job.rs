@@ -1,7 +1,7 @@
 //! A process as the engine's thread holds it: its tokens, its writer and its reader.
 //!
 //! The key decision: what a process shows goes through [`Job::show`], which remembers a reader that has no
-//! room, and what it writes through [`Job::turn`], which keeps a panic to the process it happened in.
+//! room, and what it writes through [`Job::turn`]; both keep a panic to the process it happened in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -174,11 +174,24 @@ impl Job {
         }
     }
 
-    /// Shows something. A reader that is gone ends the process later, by `blocked` polling.
+    /// Shows something. A reader that is gone, or panics, ends the process later, by `blocked` polling.
     pub(crate) fn show(&mut self, event: Shown) -> Flow {
-        let flow = self.sink.push(event);
+        let flow = self.ask_reader(|sink| sink.push(event));
         self.blocked |= flow != Flow::More;
         flow
+    }
+
+    /// Whether its reader has room, or is gone.
+    pub(crate) fn is_ready(&mut self) -> Flow {
+        self.ask_reader(|sink| sink.is_ready())
+    }
+
+    fn ask_reader(&mut self, ask: impl FnOnce(&mut dyn Sink) -> Flow) -> Flow {
+        let asked = catch_unwind(AssertUnwindSafe(|| ask(self.sink.as_mut())));
+        asked.unwrap_or_else(|_| {
+            self.sink = Box::new(Broken);
+            Flow::Gone
+        })
     }
 
     /// Shows the prompt's tokens `from..to`, with their probabilities where there are logits, but none a
@@ -191,35 +204,43 @@ impl Job {
     ) {
         let unheard = self.echo && to > self.echoed;
         let Some(mut writer) = self.writer.take_if(|_| unheard) else { return };
-        if self.echoed == 0 {
-            let (text, first) = (writer.echo(self.history[0]), self.history[0]);
-            let logprob = self.scored.then(|| first_logprob(first, &text));
-            self.show(Shown::Echo { text, logprob });
+        let echo = || {
+            if self.echoed == 0 {
+                let (text, first) = (writer.echo(self.history[0]), self.history[0]);
+                let logprob = self.scored.then(|| first_logprob(first, &text));
+                self.show(Shown::Echo { text, logprob });
+            }
+            // The logits at a position are about the token after it.
+            for at in from.max(self.echoed)..to.min(self.prompt - 1) {
+                let token = self.history[at + 1];
+                let text = writer.echo(token);
+                let logprob = logits.and_then(|logits| writer.score(&logits(at - from), token));
+                self.show(Shown::Echo { text, logprob });
+            }
+        };
+        // Without a writer, its turn tells.
+        if catch_unwind(AssertUnwindSafe(echo)).is_ok() {
+            self.writer = Some(writer);
         }
-        // The logits at a position are about the token after it.
-        for at in from.max(self.echoed)..to.min(self.prompt - 1) {
-            let token = self.history[at + 1];
-            let text = writer.echo(token);
-            let logprob = logits.and_then(|logits| writer.score(&logits(at - from), token));
-            self.show(Shown::Echo { text, logprob });
-        }
-        self.writer = Some(writer);
         self.echoed = to;
     }
 
     /// Chooses a token and shows it.
     pub(crate) fn turn(&mut self, logits: &[f32]) -> Turn {
+        let turn = catch_unwind(AssertUnwindSafe(|| self.choose(logits)));
+        turn.unwrap_or_else(|_| Turn::Failed(panicked()))
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Turn {
         if self.most == 0 {
             return Turn::Over(Finish::Length, Vec::new());
         }
         let Some(writer) = &mut self.writer else {
-            return Turn::Failed(Refusal::Internal("it writes before its turn".into()));
+            return Turn::Failed(panicked());
         };
-        let chosen = catch_unwind(AssertUnwindSafe(|| writer.next(logits)));
-        let Written { token, pieces, logprob, end } = match chosen {
-            Ok(Ok(written)) => written,
-            Ok(Err(refusal)) => return Turn::Failed(refusal),
-            Err(_) => return Turn::Failed(Refusal::Internal("this process panicked".into())),
+        let Written { token, pieces, logprob, end } = match writer.next(logits) {
+            Ok(written) => written,
+            Err(refusal) => return Turn::Failed(refusal),
         };
         self.history.push(token);
         self.counts.generated += 1;
@@ -280,6 +301,24 @@ impl Job {
             };
             self.show(event);
         }
+    }
+}
+
+/// The end of a process whose language, writer or row in the engine panicked.
+pub(crate) fn panicked() -> Refusal {
+    Refusal::Internal("this process panicked".into())
+}
+
+/// In place of a reader that panicked.
+struct Broken;
+
+impl Sink for Broken {
+    fn push(&mut self, _: Shown) -> Flow {
+        Flow::Gone
+    }
+
+    fn is_ready(&mut self) -> Flow {
+        Flow::Gone
     }
 }
 

@@ -694,15 +694,15 @@ fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
     // Held, it does not read its mail; let go on, it does.
     let (held, heard) = start(&first.kernel, program("look {\"to\":1};receive {};"));
     until(|| first.kernel.look(held).filter(|life| life.turns == 2));
-    assert!(first.kernel.signal(held, yushan_kernel::Signal::Stop));
+    assert_eq!(first.kernel.signal(held, yushan_kernel::Signal::Stop), Ok(true));
     first.kernel.mail(held, "ann", "go".into()).expect("is taken");
     assert_eq!(first.kernel.look(held).expect("is there").answered, 2);
     assert_eq!(first.kernel.look(held).expect("is there").turns, 2);
-    assert!(first.kernel.signal(held, yushan_kernel::Signal::Continue));
+    assert_eq!(first.kernel.signal(held, yushan_kernel::Signal::Continue), Ok(true));
     assert_eq!(end(&heard).0, "hmhmfrom the user: go");
-    assert!(first.kernel.signal(pid, yushan_kernel::Signal::Kill));
+    assert_eq!(first.kernel.signal(pid, yushan_kernel::Signal::Kill), Ok(true));
     assert!(matches!(end(&events).1, Event::Done { finish: Finish::Cancelled, .. }));
-    assert!(!first.kernel.signal(pid, yushan_kernel::Signal::Kill));
+    assert_eq!(first.kernel.signal(pid, yushan_kernel::Signal::Kill), Ok(false));
     drop(first);
     let second = system(caller, paper);
     assert_eq!(second.kernel.resume(|_| Some(Box::new(Nobody))).unwrap(), 1);

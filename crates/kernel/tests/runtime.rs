@@ -62,7 +62,7 @@ impl Writer for Scribe {
 
     fn replay(&mut self, token: TokenId) -> Result<Written, Refusal> {
         let letter = char::from(token as u8);
-        assert_ne!(letter, '!', "a writer that panics");
+        breaks(letter, '!');
         self.text.push(letter);
         let stop = self.stops.iter().find(|stop| self.text.ends_with(*stop)).cloned();
         let pieces = vec![Piece::Text(letter.to_string())];
@@ -70,6 +70,7 @@ impl Writer for Scribe {
     }
 
     fn finish(&mut self) -> Vec<Piece> {
+        self.text.chars().for_each(|letter| breaks(letter, '$'));
         Vec::new()
     }
 
@@ -78,15 +79,22 @@ impl Writer for Scribe {
     }
 
     fn echo(&mut self, token: TokenId) -> String {
+        breaks(char::from(token as u8), '@');
         char::from(token as u8).to_string()
     }
 }
 
-/// The letter after `tokens`: a hash of all of them. After a prompt with '!' a '!' comes next.
+/// Panics at one letter, each part of a process at its own.
+fn breaks(letter: char, at: char) {
+    assert_ne!(letter, at, "as this test wants");
+}
+
+/// The letter after `tokens`: a hash of all of them. After a prompt with '!' or '$' the same comes next.
 fn follows(tokens: &[TokenId]) -> usize {
     let hash =
         tokens.iter().fold(7_u64, |hash, &token| hash.wrapping_mul(31).wrapping_add(token.into()));
-    if tokens.contains(&33) { 33 } else { 97 + (hash % 26) as usize }
+    let same = [b'!', b'$'].into_iter().find(|sign| tokens.contains(&TokenId::from(*sign)));
+    same.map_or(97 + (hash % 26) as usize, usize::from)
 }
 
 fn answer(prompt: &str, tokens: usize) -> String {
@@ -101,6 +109,7 @@ fn kernel(options: Options, room: usize) -> Kernel {
 
 fn kernel_of(options: Options, room: usize, context: usize) -> Kernel {
     let inner = Scripted::new(256, context, |tokens: &[TokenId], logits: &mut [f32]| {
+        tokens.iter().for_each(|&token| breaks(char::from(token as u8), '?'));
         logits[follows(tokens)] = 1.0;
     });
     let executor = Box::new(inner.room(room));
@@ -294,14 +303,15 @@ fn signals_and_panics_reach_one_process_alone() {
     let (held, full, _stays) = Slow::start(&kernel, "held");
     full.recv().expect("it fills up");
     let pid = kernel.processes()[0].pid;
-    assert!(kernel.signal(pid, Signal::Stop) && kernel.nice(pid, Class::Batch, 2));
+    assert_eq!(kernel.signal(pid, Signal::Stop), Ok(true));
+    assert_eq!(kernel.nice(pid, Class::Batch, 2), Ok(true));
     held.lock().expect("no panic").1 = Flow::More;
     assert_eq!(ended(start(&kernel, request("other", 20))).0, answer("other", 20));
     let process = kernel.processes().remove(0);
     assert!(process.stopped && process.exit.is_none());
     assert_eq!((process.spawn.class, process.spawn.weight), (Class::Batch, 2));
-    assert!(kernel.signal(pid, Signal::Kill));
-    assert!(!kernel.signal(Pid(99), Signal::Kill));
+    assert_eq!(kernel.signal(pid, Signal::Kill), Ok(true));
+    assert_eq!(kernel.signal(Pid(99), Signal::Kill), Ok(false));
     let (_, event) = finish(start(&kernel, request("panic!", 5)));
     assert!(matches!(event, Event::Failed(Refusal::Internal(_))), "{event:?}");
     assert_eq!(ended(start(&kernel, request("after", 9))).0, answer("after", 9));
@@ -349,6 +359,57 @@ fn one_that_ends_while_it_gets_its_place_takes_nobody_with_it() {
     }
     assert!(ended_there > 0, "all ended before they got their places");
     assert!(kernel.is_alive());
+}
+
+/// A reader that panics at once, or when it is asked whether it has room.
+struct Breaks(&'static str);
+
+impl Sink for Breaks {
+    fn push(&mut self, _: Event) -> Flow {
+        assert_ne!(self.0, "push", "as this test wants");
+        Flow::Full
+    }
+
+    fn is_ready(&mut self) -> Flow {
+        panic!("as this test wants");
+    }
+}
+
+#[test]
+fn a_panic_stays_with_its_process_wherever_it_happens() {
+    for room in [4096, 150] {
+        let options = Options { slots: 6, prefill_beside: 3, ..Options::default() };
+        let kernel = kernel(options, room);
+        let prompts: Vec<String> = (0..12).map(|at| format!("tale {at}")).collect();
+        let running: Vec<_> =
+            prompts.iter().map(|prompt| (prompt, start(&kernel, request(prompt, 30)))).collect();
+        // In the engine (which runs the rows of others in the same step), in a writer when it chooses,
+        // when it ends and when it shows the prompt, and in a text that is brought into tokens.
+        let panics: Vec<_> = ["in a step?", "chooses!", "ends$", "shows@"]
+            .map(|prompt| Request { echo: true, ..request(prompt, 5) })
+            .into_iter()
+            .map(|request| start(&kernel, request))
+            .collect();
+        for what in ["push", "is_ready"] {
+            kernel.complete(request(what, 5), Box::new(Breaks(what))).expect("it begins");
+        }
+        for events in panics {
+            let (text, end) = finish(events);
+            let told =
+                matches!(&end, Event::Failed(Refusal::Internal(why)) if why.contains("panicked"));
+            assert!(told, "{text:?} {end:?}");
+        }
+        for (prompt, events) in running {
+            assert_eq!(ended(events), (answer(prompt, 30), Finish::Length), "{room} {prompt}");
+        }
+        let alive = |kernel: &Kernel| kernel.processes().iter().any(|p| p.exit.is_none());
+        // Their places are free again.
+        while alive(&kernel) || kernel.seats().usage.sequences > 0 {
+            assert!(kernel.is_alive());
+            std::thread::yield_now();
+        }
+        assert_eq!(ended(start(&kernel, request("after", 9))).0, answer("after", 9));
+    }
 }
 
 /// The vector that the scripted engine makes: how often each letter follows, brought to length 1.

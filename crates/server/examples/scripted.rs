@@ -14,13 +14,14 @@ mod scripted;
 async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("http://{}", listener.local_addr()?);
+    let disk = Arc::new(scripted::Memory::default());
     let mut server = Server::new(
         Arc::new(scripted::Fake::default()),
-        Arc::new(scripted::Memory::default()),
+        disk.clone(),
         Arc::new(scripted::OneModel),
         Arc::new(scripted::TwoKeys::new(true)),
     );
-    server.index = Some(Arc::new(scripted::Found::default()));
+    server.index = Some(disk);
     let closed = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     serve(listener, Arc::new(server), async {
         let _ = closed.await;

@@ -52,6 +52,10 @@ pub(crate) async fn bytes(
     limit: usize,
     deadline: Duration,
 ) -> Result<axum::body::Bytes, Fault> {
+    // What is declared to be longer is refused before it comes.
+    if axum::body::HttpBody::size_hint(&body).lower() > limit as u64 {
+        return Err(Fault::TooLarge { limit });
+    }
     match timeout(deadline, to_bytes(body, limit)).await {
         Err(_) => Err(Fault::Slow { seconds: deadline.as_secs() }),
         Ok(Ok(bytes)) => Ok(bytes),

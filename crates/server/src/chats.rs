@@ -1,7 +1,7 @@
 //! `/v1/chats`: conversations that are kept, in the form of OpenAI's messages, and found by their words.
 //!
 //! The key decision: a conversation is kept as it came and checked as if it were asked, so that what comes
-//! out can be sent anywhere; several are checked before the first is kept. Names are the owner's own: the
+//! out can be sent anywhere; several are kept together or not at all, each with what finds it. Names are the owner's own: the
 //! same name under two owners is two conversations, and others' do not exist.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use axum::extract::{Extension, Path, Query, Request, State};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
-use yushan_abi::{Disk, Document, Index, Item, Message, Role};
+use yushan_abi::{Change, Disk, Document, Item, Message, Role};
 
 use crate::Server;
 use crate::body::{FILE, parse, whole};
@@ -191,26 +191,19 @@ pub(crate) async fn keep(
         }
         kept.push((id, messages));
     }
-    let index = server.index.clone();
-    let keep = move |disk: &dyn Disk| {
-        let mut heads = Vec::new();
-        for (chat, (id, messages)) in chats.into_iter().zip(kept) {
-            put(disk, index.as_deref(), &caller.tenant, &chat, &messages, &id)?;
-            heads.push(chat.head(id));
-        }
-        Ok(heads)
-    };
-    Ok(Json(list_of(server.on_disk(keep).await?, false)))
+    let (mut changes, mut heads) = (Vec::new(), Vec::new());
+    for (chat, (id, messages)) in chats.into_iter().zip(kept) {
+        let (document, item) = stored(&caller.tenant, &chat, &messages, &id);
+        changes.push(Change::Put(document));
+        changes.extend(server.index.is_some().then_some(Change::Insert(item)));
+        heads.push(chat.head(id));
+    }
+    server.on_disk(move |disk| disk.change(&changes)).await?;
+    Ok(Json(list_of(heads, false)))
 }
 
-fn put(
-    disk: &dyn Disk,
-    index: Option<&dyn Index>,
-    owner: &str,
-    chat: &Chat,
-    messages: &[Message],
-    id: &str,
-) -> Result<(), yushan_abi::DiskError> {
+/// A conversation as a document, and what finds it.
+fn stored(owner: &str, chat: &Chat, messages: &[Message], id: &str) -> (Document, Item) {
     let key = key(owner, id);
     let said = messages.iter().filter(|message| message.role != Role::System);
     let texts = chat.title.iter().cloned().chain(said.map(Message::text));
@@ -220,14 +213,14 @@ fn put(
         text: texts.collect::<Vec<_>>().join("\n"),
         label: messages.iter().map(Message::label).reduce(|a, b| a.join(&b)).unwrap_or_default(),
     };
-    disk.put(&Document {
+    let document = Document {
         kind: KIND.to_string(),
         key,
         owner: owner.to_string(),
         created_ms: 1000 * chat.created_at.unwrap_or(0),
         body: serde_json::json!(chat).to_string(),
-    })?;
-    index.map_or(Ok(()), |index| index.insert(&item))
+    };
+    (document, item)
 }
 
 fn list_of(data: Vec<ChatHead>, has_more: bool) -> ChatList {
@@ -310,12 +303,16 @@ pub(crate) async fn delete(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<ChatDeleted>, Fault> {
-    let (key, index) = (key(&caller.tenant, &id), server.index.clone());
+    let (owner, key) = (caller.tenant.clone(), key(&caller.tenant, &id));
+    let indexed = server.index.is_some();
     let gone = move |disk: &dyn Disk| {
-        if let Some(index) = index {
-            index.remove(&caller.tenant, &key)?;
+        if disk.get(KIND, &key)?.is_none() {
+            return Ok(false);
         }
-        disk.delete(KIND, &key)
+        let delete = Change::Delete { kind: KIND.to_string(), key: key.clone() };
+        let remove = indexed.then_some(Change::Remove { owner, id: key });
+        disk.change(&[delete].into_iter().chain(remove).collect::<Vec<_>>())?;
+        Ok(true)
     };
     match server.on_disk(gone).await? {
         true => Ok(Json(ChatDeleted { id, object: "chat", deleted: true })),

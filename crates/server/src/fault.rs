@@ -271,7 +271,9 @@ impl From<Refusal> for Fault {
             }
             Refusal::Busy { after_ms } => Fault::Busy { after_ms },
             Refusal::Quota(granted) => Fault::Quota { granted, after_ms: None },
-            refusal @ Refusal::NoMemory(_) => Fault::NoRoom(refusal.to_string()),
+            refusal @ (Refusal::NoMemory(_) | Refusal::NoDisk(_)) => {
+                Fault::NoRoom(refusal.to_string())
+            }
             Refusal::Stopping => Fault::Stopping,
             Refusal::Internal(detail) => Fault::Internal(detail),
         }

@@ -13,9 +13,7 @@ use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
-use yushan_abi::{
-    Class, Complete, Counts, Label, Message, ModelInfo, Prompt, Refusal, Role, Sampling, Sources,
-};
+use yushan_abi::{Class, Complete, Label, Message, ModelInfo, Prompt, Role, Sampling, Sources};
 use yushan_kernel::gate::Capability;
 use yushan_kernel::{Budget, Kernel, Payer, Pid, Process, Program, Replay, Says, Signal};
 
@@ -274,8 +272,8 @@ pub(crate) async fn tell(
     let told = blocking(move || {
         let says = |says| kernel.says(Pid(pid), &user, says).map(|()| true);
         match order {
-            Order::Signal(signal) => Ok(kernel.signal(Pid(pid), signal)),
-            Order::Nice(class, weight) => Ok(kernel.nice(Pid(pid), class, weight)),
+            Order::Signal(signal) => kernel.signal(Pid(pid), signal),
+            Order::Nice(class, weight) => kernel.nice(Pid(pid), class, weight),
             Order::Answer(text) => says(Says::Text(text)),
             Order::Allow(key, allow) => says(Says::Allow(key, allow)),
             Order::Send(text) => kernel.mail(Pid(pid), &user, text).map(|()| true),

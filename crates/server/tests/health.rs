@@ -1,4 +1,4 @@
-//! What a probe hears when the kernel has died under the server.
+//! What a probe hears when the kernel has ended under the server.
 
 #[path = "../../kernel/tests/scripted/mod.rs"]
 mod player;
@@ -10,22 +10,8 @@ use axum::body::Body;
 use axum::http::Request;
 use scripted::{Fake, Memory, OneModel, TwoKeys};
 use tower::ServiceExt;
-use yushan_abi::{Event, Flow, Label, Message, Prompt, Role, Sink};
-use yushan_kernel::{Kernel, Options, Program};
+use yushan_kernel::{Kernel, Options};
 use yushan_server::{Server, router};
-
-/// Takes the thread that writes to it down.
-struct Broken;
-
-impl Sink for Broken {
-    fn push(&mut self, _: Event) -> Flow {
-        panic!("as this test wants");
-    }
-
-    fn is_ready(&mut self) -> Flow {
-        Flow::More
-    }
-}
 
 #[tokio::test]
 async fn a_kernel_that_has_ended_is_told() {
@@ -42,11 +28,6 @@ async fn a_kernel_that_has_ended_is_told() {
         reply.expect("a reply").status().as_u16()
     };
     assert_eq!(status().await, 200);
-    let message = Message::new(Role::User, "go", Label::default());
-    let request = yushan_abi::Request::new("m", Prompt::Chat(vec![message]));
-    kernel.spawn(Program::new(request), Box::new(Broken)).expect("it begins");
-    while kernel.is_alive() {
-        tokio::task::yield_now().await;
-    }
+    kernel.stop();
     assert_eq!(status().await, 503);
 }

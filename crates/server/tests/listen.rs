@@ -70,6 +70,12 @@ async fn slow_and_huge_requests_are_closed() {
         let reply = talk(address, &request(&headers, &chat("hello", false))).await;
         assert!(!reply.contains("200 OK"), "{reply}");
     }
+    // JSON that is nested too deep, and a body of which is said that it is too long.
+    let deep = talk(address, &request("", &"[".repeat(100_000))).await;
+    assert!(deep.starts_with("HTTP/1.1 400") && deep.contains("nested 100000 deep"), "{deep}");
+    let long = request("", "").replace("Content-Length: 0", "Content-Length: 99999999999");
+    let long = talk(address, &long).await;
+    assert!(long.starts_with("HTTP/1.1 413"), "{long}");
     let none = talk(address, "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n").await;
     assert!(none.starts_with("HTTP/1.1 400"), "{none}");
 }

@@ -164,13 +164,16 @@ impl System {
             let why = || format!("{address} (another server may be running; see --port)");
             let listener = listener.with_context(why)?;
             let address = listener.local_addr()?;
-            publish(&mut lock, address)?;
             let server = Arc::new(server);
+            // Before anybody can begin a process: those that go on have their names.
+            let resumed = server.resume().context("the journal cannot be read")?;
+            if let Err(error) = publish(&mut lock, address) {
+                let _ = lock.set_len(0); // half an address would lead astray
+                eprintln!("commands need --server: {}", crate::exit::line(&error));
+            }
             ready(address, &server);
-            match server.resume() {
-                Ok(0) => {}
-                Ok(count) => eprintln!("resumed {count} processes and background responses"),
-                Err(error) => eprintln!("the journal cannot be read: {error}"),
+            if resumed > 0 {
+                eprintln!("resumed {resumed} processes and background responses");
             }
             check_journal(server.disk.clone())?;
             yushan_server::serve(listener, server, stop).await;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::exit::BadFile;
+use crate::replace::replace;
 use crate::system::{Where, plain};
 
 /// Conversations of one page.
@@ -48,7 +49,9 @@ impl Export {
         let text = format!("{:#}\n", json!({ "conversations": each.collect::<Result<Vec<_>>>()? }));
         match &self.out {
             None => std::io::stdout().write_all(text.as_bytes())?,
-            Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string())?,
+            Some(path) => {
+                replace(path, text.as_bytes()).with_context(|| path.display().to_string())?
+            }
         }
         eprintln!("{} conversations", ids.len());
         Ok(())

@@ -27,6 +27,7 @@ mod processes;
 mod progress;
 mod quantize;
 mod remote;
+mod replace;
 mod reply;
 mod run;
 mod score;

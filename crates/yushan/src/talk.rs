@@ -20,6 +20,7 @@ use crate::inspect::visible;
 use crate::interrupt::Interrupt;
 use crate::kept;
 use crate::own::Own;
+use crate::replace::replace;
 use crate::system::Where;
 use crate::{boot, flags, wire};
 
@@ -118,7 +119,7 @@ impl Chat {
             }
             Act::Save(path) => {
                 let text = format!("{:#}\n", branches.saved());
-                match std::fs::write(&path, text) {
+                match replace(&path, text.as_bytes()) {
                     Ok(()) => say(&format!("Saved to {}.", path.display())),
                     Err(error) => bail!("{}: {error}", path.display()),
                 }

@@ -41,6 +41,11 @@ impl Fault {
         match &error {
             Error::SqliteFailure(code, _) => match code.code {
                 ErrorCode::DiskFull => full(path, &error),
+                // The operating system's own words are lost here.
+                ErrorCode::CannotOpen | ErrorCode::ReadOnly => DiskError::Failed(format!(
+                    "{}: {error}; see whether the disk is full and whether the folder may be written to",
+                    path.display()
+                )),
                 // The index of the log beside the database could not grow.
                 _ if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => full(path, &error),
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {

@@ -16,36 +16,7 @@ use crate::words::{Corpus, asked, terms};
 
 impl Index for Sqlite {
     fn insert(&self, item: &Item) -> Result<(), DiskError> {
-        let label = serde_json::to_string(&item.label).map_err(|error| {
-            DiskError::Failed(format!("the label of {:?} has no JSON: {error}", item.id))
-        })?;
-        let terms = terms(&item.text);
-        self.write(|transaction| {
-            remove(transaction, &item.owner, &item.id)?;
-            let owner: i64 = transaction
-                .prepare_cached(
-                    "INSERT INTO owners (name, items, terms) VALUES (?, 1, ?)
-                     ON CONFLICT (name) DO UPDATE SET items = items + 1, terms = terms + excluded.terms
-                     RETURNING number",
-                )?
-                .query_row(params![item.owner, terms.total.cast_signed()], |row| row.get(0))?;
-            let number: i64 = transaction
-                .prepare_cached(
-                    "INSERT INTO items (owner, id, text, label, terms) VALUES (?, ?, ?, ?, ?)
-                     RETURNING number",
-                )?
-                .query_row(
-                    params![owner, item.id, item.text, label, terms.total.cast_signed()],
-                    |row| row.get(0),
-                )?;
-            let mut words = String::new();
-            for (term, count) in &terms.counts {
-                (0..*count).for_each(|_| words.extend([&*marked(owner, term), " "]));
-            }
-            let sql = "INSERT INTO words (rowid, terms) VALUES (?, ?)";
-            transaction.prepare_cached(sql)?.execute(params![number, words])?;
-            Ok(())
-        })
+        self.write(|transaction| insert(transaction, item))
     }
 
     fn remove(&self, owner: &str, id: &str) -> Result<bool, DiskError> {
@@ -108,8 +79,39 @@ fn hit(reader: &Connection, owner: &str, number: i64, score: f64) -> Result<Hit,
     Ok(Hit { item: Item { id, owner: owner.to_string(), text, label }, score })
 }
 
+/// Adds an item, in place of one with its id, to its owner's figures too.
+pub(super) fn insert(transaction: &Transaction<'_>, item: &Item) -> Result<(), Fault> {
+    let label = serde_json::to_string(&item.label).map_err(|error| {
+        DiskError::Failed(format!("the label of {:?} has no JSON: {error}", item.id))
+    })?;
+    let terms = terms(&item.text);
+    remove(transaction, &item.owner, &item.id)?;
+    let owner: i64 = transaction
+        .prepare_cached(
+            "INSERT INTO owners (name, items, terms) VALUES (?, 1, ?)
+             ON CONFLICT (name) DO UPDATE SET items = items + 1, terms = terms + excluded.terms
+             RETURNING number",
+        )?
+        .query_row(params![item.owner, terms.total.cast_signed()], |row| row.get(0))?;
+    let number: i64 = transaction
+        .prepare_cached(
+            "INSERT INTO items (owner, id, text, label, terms) VALUES (?, ?, ?, ?, ?)
+             RETURNING number",
+        )?
+        .query_row(params![owner, item.id, item.text, label, terms.total.cast_signed()], |row| {
+            row.get(0)
+        })?;
+    let mut words = String::new();
+    for (term, count) in &terms.counts {
+        (0..*count).for_each(|_| words.extend([&*marked(owner, term), " "]));
+    }
+    let sql = "INSERT INTO words (rowid, terms) VALUES (?, ?)";
+    transaction.prepare_cached(sql)?.execute(params![number, words])?;
+    Ok(())
+}
+
 /// Removes an item, and what its owner's figures have of it; whether it was there.
-fn remove(transaction: &Transaction<'_>, owner: &str, id: &str) -> Result<bool, Fault> {
+pub(super) fn remove(transaction: &Transaction<'_>, owner: &str, id: &str) -> Result<bool, Fault> {
     let removed: Option<(i64, i64, i64)> = transaction
         .prepare_cached(
             "DELETE FROM items WHERE id = ? AND owner = (SELECT number FROM owners WHERE name = ?)

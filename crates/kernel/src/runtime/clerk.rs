@@ -4,7 +4,8 @@
 //! the clerk writes becomes one transaction, and what shall happen when a note is durable comes back as a
 //! command. Without a disk every note is durable at once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
@@ -35,10 +36,10 @@ pub(super) enum Then {
     Said(Pid, SyncSender<Result<(), Refusal>>),
     /// Whoever sent it hears that it is kept.
     Sent(SyncSender<Result<(), Refusal>>),
-    /// Whoever waits hears whether it could be noted.
-    Told(SyncSender<bool>),
     /// Whoever waits hears this; nothing can be refused.
-    Tell(SyncSender<bool>, bool),
+    Tell(SyncSender<Result<bool, Refusal>>, bool),
+    /// Whoever waits hears that it is so.
+    Told(SyncSender<Result<bool, Refusal>>),
     /// Whoever waits hears of it.
     Wake(SyncSender<Result<(), DiskError>>),
 }
@@ -76,54 +77,81 @@ impl Clerk {
 }
 
 fn write_all(disk: Option<&dyn Disk>, notes: &Receiver<Note>, commands: &SyncSender<Command>) {
+    let mut broken = Broken::default();
     while let Ok(first) = notes.recv() {
         let mut group = vec![first];
         group.extend(notes.try_iter().take(TOGETHER - 1));
-        let records: Vec<NewRecord> = group.iter().flat_map(records).collect();
-        match write(disk, &records) {
-            Ok(()) => group.into_iter().for_each(|note| follow(note, Ok(()), commands)),
-            // One by one, so that only those that really do not fit are refused.
-            Err(_) => {
-                for note in group {
-                    let written = write(disk, &records_of(&note));
-                    follow(note, written, commands);
-                }
+        if group.iter().all(|note| broken.before(note).is_none()) && write(disk, &group).is_ok() {
+            group.into_iter().for_each(|note| follow(note, Ok(()), commands));
+            continue;
+        }
+        // One by one, so that only those that really do not fit are refused.
+        for note in group {
+            let written = match broken.before(&note) {
+                Some(error) => Err(error),
+                None => write(disk, std::slice::from_ref(&note)),
+            };
+            broken.after(&note, &written);
+            follow(note, written, commands);
+        }
+    }
+}
+
+/// Processes of which something could not be noted, and why: a journal with a hole would tell of another
+/// process, so nothing more is noted of them but their end, if it has their beginning.
+#[derive(Default)]
+struct Broken(BTreeMap<Pid, (DiskError, bool)>);
+
+impl Broken {
+    /// Why a note must not be written.
+    fn before(&self, note: &Note) -> Option<DiskError> {
+        note.entries.iter().find_map(|(pid, entry)| match self.0.get(pid) {
+            Some((_, true)) if matches!(entry, Entry::Exited(_)) => None,
+            broken => broken.map(|(error, _)| error.clone()),
+        })
+    }
+
+    fn after(&mut self, note: &Note, written: &Result<(), DiskError>) {
+        for (pid, entry) in &note.entries {
+            if let Entry::Exited(_) = entry {
+                // Nothing is noted of a process after its end.
+                self.0.remove(pid);
+            } else if let Err(error) = written {
+                let begun = !matches!(entry, Entry::Began(_));
+                self.0.entry(*pid).or_insert_with(|| (error.clone(), begun));
             }
         }
     }
 }
 
-fn write(disk: Option<&dyn Disk>, records: &[NewRecord]) -> Result<(), DiskError> {
-    match disk {
-        Some(disk) if !records.is_empty() => disk.append(records).map(|_| ()),
-        _ => Ok(()),
-    }
-}
-
-fn records_of(note: &Note) -> Vec<NewRecord> {
-    records(note).collect()
-}
-
-fn records(note: &Note) -> impl Iterator<Item = NewRecord> {
+/// Writes notes, all or none. A disk that panics has failed.
+fn write(disk: Option<&dyn Disk>, notes: &[Note]) -> Result<(), DiskError> {
+    let Some(disk) = disk else { return Ok(()) };
     let time_ms = clock();
-    note.entries.iter().map(move |(pid, entry)| NewRecord {
-        time_ms,
-        pid: pid.0,
-        body: serde_json::to_string(entry).expect("entries are plain data"),
-    })
+    let entries = notes.iter().flat_map(|note| &note.entries);
+    let records = entries.map(|(pid, entry)| match serde_json::to_string(entry) {
+        Ok(body) => Ok(NewRecord { time_ms, pid: pid.0, body }),
+        Err(error) => Err(DiskError::Failed(format!("an entry of process {pid}: {error}"))),
+    });
+    let records: Vec<NewRecord> = records.collect::<Result<_, _>>()?;
+    if records.is_empty() {
+        return Ok(());
+    }
+    let append = catch_unwind(AssertUnwindSafe(|| disk.append(&records).map(drop)));
+    append.unwrap_or_else(|_| Err(DiskError::Failed("the disk panicked".into())))
 }
 
 fn follow(note: Note, written: Result<(), DiskError>, commands: &SyncSender<Command>) {
-    // A journal with a hole would tell of another process: what cannot be noted ends.
+    // What cannot be noted ends.
     if let Err(error) = &written
         && !matches!(note.then, Then::Wake(_))
     {
-        let pids: BTreeSet<Pid> = note.entries.iter().map(|(pid, _)| *pid).collect();
+        let mut pids: Vec<Pid> = note.entries.iter().map(|(pid, _)| *pid).collect();
+        pids.dedup();
         for pid in pids {
             let _ = commands.send(Command::Unnoted(pid, error.clone()));
         }
     }
-    let refused = |error: DiskError| Refusal::Internal(error.to_string());
     // Whoever is not there any more needs to hear nothing.
     match (note.then, written) {
         (Then::Nothing, _) | (Then::GoOn(_), Err(_)) => {}
@@ -131,13 +159,13 @@ fn follow(note: Note, written: Result<(), DiskError>, commands: &SyncSender<Comm
             if written.is_ok() {
                 let _ = commands.send(Command::GoOn(pid));
             }
-            let _ = reply.send(written.map_err(refused));
+            let _ = reply.send(written.map_err(Refusal::from));
         }
         (Then::Sent(reply), written) => {
-            let _ = reply.send(written.map_err(refused));
+            let _ = reply.send(written.map_err(Refusal::from));
         }
         (Then::Told(reply), written) => {
-            let _ = reply.send(written.is_ok());
+            let _ = reply.send(written.map(|()| true).map_err(Refusal::from));
         }
         (Then::GoOn(pids), Ok(())) => {
             for pid in pids {
@@ -148,10 +176,10 @@ fn follow(note: Note, written: Result<(), DiskError>, commands: &SyncSender<Comm
             let _ = reply.send(Ok(pid));
         }
         (Then::Began(_, reply), Err(error)) => {
-            let _ = reply.send(Err(refused(error)));
+            let _ = reply.send(Err(error.into()));
         }
         (Then::Tell(reply, what), _) => {
-            let _ = reply.send(what);
+            let _ = reply.send(Ok(what));
         }
         (Then::Wake(reply), written) => {
             let _ = reply.send(written);

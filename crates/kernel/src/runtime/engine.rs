@@ -142,9 +142,7 @@ impl Runtime {
                 let _ = reply.send(self.processes());
             }
             Command::GoOn(pid) => self.go_on(pid),
-            Command::Unnoted(pid, error) => {
-                self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
-            }
+            Command::Unnoted(pid, error) => self.end(pid, Err(error.into()), Vec::new()),
             Command::Fresh(pid, fresh) => self.fresh(pid, fresh),
             Command::Answered(pid, key, result) => {
                 // An answer that comes late is not that of the next call.
@@ -203,21 +201,22 @@ impl Runtime {
     }
 
     /// Somebody outside sends a signal, or changes a weight.
-    fn told(&mut self, event: Event, reply: SyncSender<bool>) {
+    fn told(&mut self, event: Event, reply: SyncSender<Result<bool, Refusal>>) {
         let (pid, entry) = match &event {
-            Event::Signal(pid, Signal::Kill) => (*pid, None),
-            Event::Signal(pid, signal) => (*pid, Some(Entry::Held(*signal == Signal::Stop))),
-            Event::Nice(pid, class, weight) => (*pid, Some(Entry::Niced(*class, *weight))),
+            Event::Signal(pid, Signal::Kill) => (*pid, Entry::Exited(Exit::Killed)),
+            Event::Signal(pid, signal) => (*pid, Entry::Held(*signal == Signal::Stop)),
+            Event::Nice(pid, class, weight) => (*pid, Entry::Niced(*class, *weight)),
             _ => return,
         };
         let alive = self.core.process(pid).is_some_and(|process| process.exit.is_none());
         let goes_on = matches!(event, Event::Signal(_, Signal::Continue));
+        // Before the core hears of it: one that is killed is gone then.
+        match alive && self.life(pid).is_some_and(|life| life.exit.is_none()) {
+            true => self.note(pid, vec![entry], Then::Told(reply)),
+            false => self.clerk.note(Vec::new(), Then::Tell(reply, alive)),
+        }
         if alive {
             self.tell(event);
-        }
-        match entry.filter(|_| alive && self.life(pid).is_some()) {
-            Some(entry) => self.note(pid, vec![entry], Then::Told(reply)),
-            None => self.when_durable(reply, alive),
         }
         if goes_on {
             self.clerk.note(Vec::new(), Then::GoOn(vec![pid]));
@@ -296,7 +295,7 @@ impl Runtime {
         let mut happened = Vec::new();
         let asked = |job: &Job| all || job.blocked || job.sequence.is_some();
         for (&pid, job) in self.jobs.iter_mut().filter(|(_, job)| asked(job)) {
-            match job.sink.is_ready() {
+            match job.is_ready() {
                 Flow::More | Flow::Full if !job.blocked => {}
                 Flow::More => {
                     job.blocked = false;

@@ -134,7 +134,7 @@ enum Command {
     Behind(Pid),
     /// A child that was over before the system stopped.
     Ended(Box<Life>),
-    Tell(Event, SyncSender<bool>),
+    Tell(Event, SyncSender<Result<bool, Refusal>>),
     /// By whom, and what.
     Says(Pid, String, Says, SyncSender<Result<(), Refusal>>),
     Mail(Pid, String, String, SyncSender<Result<(), Refusal>>),
@@ -248,14 +248,19 @@ impl Kernel {
         thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Sends a signal to a process; whether there is one that could take it. On return it is durable.
-    pub fn signal(&self, pid: Pid, signal: Signal) -> bool {
-        self.ask(|reply| Command::Tell(Event::Signal(pid, signal), reply)).unwrap_or(false)
+    /// Sends a signal to a process; whether there is one that could take it. On return it is durable;
+    /// if it cannot be, the process has ended.
+    pub fn signal(&self, pid: Pid, signal: Signal) -> Result<bool, Refusal> {
+        self.told(Event::Signal(pid, signal))
     }
 
-    /// Gives a process another weight.
-    pub fn nice(&self, pid: Pid, class: yushan_abi::Class, weight: u32) -> bool {
-        self.ask(|reply| Command::Tell(Event::Nice(pid, class, weight), reply)).unwrap_or(false)
+    /// Gives a process another weight, as durably as [`Kernel::signal`].
+    pub fn nice(&self, pid: Pid, class: yushan_abi::Class, weight: u32) -> Result<bool, Refusal> {
+        self.told(Event::Nice(pid, class, weight))
+    }
+
+    fn told(&self, event: Event) -> Result<bool, Refusal> {
+        self.ask(|reply| Command::Tell(event, reply)).unwrap_or_else(|| Err(stopped()))
     }
 
     /// Brings back the processes that the journal tells of and that are not over; how many. `sinks`
@@ -299,7 +304,12 @@ impl Kernel {
                     from = from.min(told.first);
                     back.push((told, sink));
                 }
-                None => self.clerk.wait(vec![(life.pid, Entry::Exited(Exit::Killed))])?,
+                // What cannot be noted now is at the next start.
+                None => {
+                    if self.clerk.wait(vec![(life.pid, Entry::Exited(Exit::Killed))]).is_err() {
+                        from = from.min(told.first);
+                    }
+                }
             }
         }
         let count = back.len();

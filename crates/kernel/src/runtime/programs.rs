@@ -9,7 +9,6 @@
 //! a disk, a tokenizer) has a thread of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::SyncSender;
 
 use yushan_abi::{
     Call, Effect, Finish, Item, Label, Message, Piece, Refusal, Role, Sink, Sources, ToolResult,
@@ -23,7 +22,7 @@ use super::{Command, spawn_of};
 use crate::billing::Payer;
 use crate::core::Event;
 use crate::gate::Decision;
-use crate::job::{Fresh, Job};
+use crate::job::{Fresh, Job, panicked};
 use crate::life::{Entry, Life, Next};
 use crate::process::{Exit, Pid, Spawn};
 use crate::syscall::{self, SystemCall, failed, said};
@@ -135,10 +134,9 @@ impl Runtime {
     fn work(&mut self, pid: Pid, work: impl FnOnce() -> Command + Send + 'static) {
         let commands = self.commands.clone();
         let thread = std::thread::Builder::new().name("call".into()).spawn(move || {
-            let broke = || Refusal::Internal("this process panicked".into());
             let done = catch_unwind(AssertUnwindSafe(work));
             // The engine's thread may have ended.
-            let _ = commands.send(done.unwrap_or_else(|_| Command::Fresh(pid, Err(broke()))));
+            let _ = commands.send(done.unwrap_or_else(|_| Command::Fresh(pid, Err(panicked()))));
         });
         if let Err(error) = thread {
             self.end(pid, Err(Refusal::Internal(format!("no thread: {error}"))), Vec::new());
@@ -393,11 +391,6 @@ impl Runtime {
         while self.outcomes.len() > OUTCOMES {
             self.outcomes.pop_first();
         }
-    }
-
-    /// Answers when everything that was noted so far is durable.
-    pub(super) fn when_durable(&self, reply: SyncSender<bool>, done: bool) {
-        self.clerk.note(Vec::new(), Then::Tell(reply, done));
     }
 }
 

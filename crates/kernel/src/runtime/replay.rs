@@ -55,7 +55,7 @@ impl Kernel {
         payer: &Payer,
         wanted: &Arc<AtomicBool>,
     ) -> Result<Replay, Refusal> {
-        let log = self.log(pid, 0).map_err(|error| Refusal::Internal(error.to_string()))?;
+        let log = self.log(pid, 0)?;
         let mut log = log.into_iter().map(|Logged { entry, .. }| entry);
         let Some(Entry::Began(program)) = log.next() else {
             let detail = format!(

@@ -1,13 +1,20 @@
 //! Plans as steps of the engines.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use yushan_abi::{Chunk, ExecutorError, Finish, Logits, Refusal};
+use yushan_abi::{Chunk, Executor, ExecutorError, Finish, Logits, Refusal, StepOutput};
 
 use super::engine::Runtime;
 use crate::core::Event;
-use crate::job::Turn;
+use crate::job::{Turn, panicked};
 use crate::process::{Exit, Pid};
+
+/// Why a step gave nothing.
+pub(super) enum Stepped {
+    Refused(ExecutorError),
+    Panicked,
+}
 
 impl Runtime {
     /// Runs one step of every engine that has rows; whether there was anything to do.
@@ -49,8 +56,11 @@ impl Runtime {
                     turns.into_iter().for_each(|(pid, turn)| self.after(pid, turn));
                     return;
                 }
-                Err(ExecutorError::OutOfPages { .. }) => self.make_room(model, &mut rows),
-                Err(error) => {
+                Err(Stepped::Panicked) => return self.step_apart(model, &rows),
+                Err(Stepped::Refused(ExecutorError::OutOfPages { .. })) => {
+                    self.make_room(model, &mut rows);
+                }
+                Err(Stepped::Refused(error)) => {
                     for (pid, _) in rows.drain(..) {
                         self.end(pid, Err(Refusal::Internal(error.to_string())), Vec::new());
                     }
@@ -59,11 +69,29 @@ impl Runtime {
         }
     }
 
+    /// After a panic in the engine: takes back what the step had begun, and runs each row alone, so that
+    /// only the process ends that cannot be run.
+    fn step_apart(&mut self, model: &str, rows: &[(Pid, usize)]) {
+        for &(pid, count) in rows {
+            let Runtime { engines, jobs, .. } = self;
+            let (Some(engine), Some(job)) = (engines.get_mut(model), jobs.get(&pid)) else {
+                continue;
+            };
+            let Some(sequence) = job.sequence else { continue };
+            let back = || engine.truncate(sequence, job.fed);
+            let back = catch_unwind(AssertUnwindSafe(back)).is_ok_and(|done| done.is_ok());
+            match back && rows.len() > 1 {
+                true => self.step_model(model, vec![(pid, count)]),
+                false => self.end(pid, Err(panicked()), Vec::new()),
+            }
+        }
+    }
+
     pub(super) fn run_rows(
         &mut self,
         model: &str,
         rows: &[(Pid, usize)],
-    ) -> Result<Vec<(Pid, Turn)>, ExecutorError> {
+    ) -> Result<Vec<(Pid, Turn)>, Stepped> {
         let Runtime { engines, jobs, .. } = self;
         let Some(engine) = engines.get_mut(model) else { return Ok(Vec::new()) };
         let mut batch = Vec::with_capacity(rows.len());
@@ -81,7 +109,7 @@ impl Runtime {
             batch.push(Chunk { sequence, tokens, logits });
         }
         let wanted: Vec<Logits> = batch.iter().map(|chunk| chunk.logits).collect();
-        let output = engine.step(&batch)?;
+        let output = step(engine.as_mut(), &batch)?;
         let (mut turns, mut row, mut embedded) = (Vec::new(), 0, Vec::new());
         for (&(pid, count), logits) in rows.iter().zip(wanted) {
             let Some(job) = jobs.get_mut(&pid) else { continue };
@@ -145,4 +173,14 @@ impl Runtime {
         self.let_go(pid, exit.clone(), end, calls);
         self.tell(Event::Exit(pid, exit));
     }
+}
+
+/// One step of an engine, whose panic is told.
+fn step<'a>(engine: &'a mut dyn Executor, batch: &[Chunk<'_>]) -> Result<StepOutput<'a>, Stepped> {
+    let step = move || {
+        // Moved in, so that what it gives may leave.
+        let engine = engine;
+        engine.step(batch)
+    };
+    catch_unwind(AssertUnwindSafe(step)).map_err(|_| Stepped::Panicked)?.map_err(Stepped::Refused)
 }

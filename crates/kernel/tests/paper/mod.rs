@@ -99,6 +99,9 @@ impl Disk for Paper {
     ) -> Result<Vec<Document>, DiskError> {
         Ok(Vec::new())
     }
+    fn change(&self, _: &[Change]) -> Result<(), DiskError> {
+        Err(DiskError::Failed("a kernel changes one thing at a time".into()))
+    }
     fn put_bytes(&self, _: &[u8]) -> Result<String, DiskError> {
         Err(DiskError::Failed("paper holds no bytes".into()))
     }

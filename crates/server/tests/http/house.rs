@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use yushan_server::{Doors, Server, router};
 
-use crate::scripted::{Fake, Found, MODEL, Memory, OneModel, TwoKeys};
+use crate::scripted::{Fake, MODEL, Memory, OneModel, TwoKeys};
 
 pub(crate) struct House {
     pub(crate) app: Router,
@@ -24,7 +24,7 @@ pub(crate) fn house(open: bool) -> House {
     let (fake, disk) = (Arc::new(Fake::default()), Arc::new(Memory::default()));
     let keys = Arc::new(TwoKeys::new(open));
     let mut server = Server::new(fake.clone(), disk.clone(), Arc::new(OneModel), keys.clone());
-    server.index = Some(Arc::new(Found::default()));
+    server.index = Some(disk.clone());
     server.doors = Doors::default().origin("https://chat.example.org");
     server.deadline = Duration::from_millis(200);
     House { app: router(Arc::new(server)), fake, disk, keys }

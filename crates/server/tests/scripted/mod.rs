@@ -16,9 +16,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use yushan_abi::{
-    Call, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Hit, Index, Item,
-    Keep, Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal, Request, Role,
-    Sink, ToolChoice, Writer,
+    Call, Change, Complete, Counts, Disk, DiskError, Document, Event, Finish, Flow, Form, Hit,
+    Index, Item, Keep, Language, Logprob, Message, ModelInfo, NewRecord, Prompt, Record, Refusal,
+    Request, Role, Sink, ToolChoice, Writer,
 };
 use yushan_server::{Access, Allowance, Caller, Denial, Fault, Keys, Library, Progress, Turn};
 
@@ -356,6 +356,7 @@ impl Language for Bytes {
 pub(crate) struct Memory {
     documents: Mutex<BTreeMap<(String, String), Document>>,
     bytes: Mutex<BTreeMap<String, Vec<u8>>>,
+    items: Mutex<BTreeMap<String, Item>>,
     /// Whether writes fail.
     pub(crate) full: AtomicBool,
 }
@@ -428,6 +429,19 @@ impl Disk for Memory {
         Ok(found.take(limit).cloned().collect())
     }
 
+    fn change(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.room()?;
+        for change in changes {
+            match change {
+                Change::Put(document) => self.put(document)?,
+                Change::Delete { kind, key } => drop(self.delete(kind, key)?),
+                Change::Insert(item) => self.insert(item)?,
+                Change::Remove { owner, id } => drop(self.remove(owner, id)?),
+            }
+        }
+        Ok(())
+    }
+
     fn put_bytes(&self, bytes: &[u8]) -> Result<String, DiskError> {
         self.room()?;
         let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -441,21 +455,18 @@ impl Disk for Memory {
 }
 
 /// Finds texts that hold the query as it stands.
-#[derive(Default)]
-pub(crate) struct Found(Mutex<BTreeMap<String, Item>>);
-
-impl Index for Found {
+impl Index for Memory {
     fn insert(&self, item: &Item) -> Result<(), DiskError> {
-        self.0.lock().unwrap().insert(item.id.clone(), item.clone());
+        self.items.lock().unwrap().insert(item.id.clone(), item.clone());
         Ok(())
     }
 
     fn remove(&self, _: &str, id: &str) -> Result<bool, DiskError> {
-        Ok(self.0.lock().unwrap().remove(id).is_some())
+        Ok(self.items.lock().unwrap().remove(id).is_some())
     }
 
     fn search(&self, owner: &str, query: &str, limit: usize) -> Result<Vec<Hit>, DiskError> {
-        let items = self.0.lock().unwrap();
+        let items = self.items.lock().unwrap();
         let fits = items.values().filter(|item| item.owner == owner && item.text.contains(query));
         Ok(fits.take(limit).map(|item| Hit { item: item.clone(), score: 1.0 }).collect())
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use yushan_abi::{DiskError, NewRecord, Record};
+use yushan_abi::{Change, DiskError, NewRecord, Record};
 use yushan_disk::Memory;
 use yushan_kernel::gate::Capability;
 use yushan_kernel::{Entry, Exit, Kernel, Options, Pid, Program, World};
@@ -216,6 +216,9 @@ impl Disk for Full {
         limit: usize,
     ) -> Result<Vec<Document>, DiskError> {
         self.0.list(kind, owner, after, limit)
+    }
+    fn change(&self, changes: &[Change]) -> Result<(), DiskError> {
+        self.0.change(changes)
     }
     fn put_bytes(&self, bytes: &[u8]) -> Result<String, DiskError> {
         self.0.put_bytes(bytes)
