@@ -305,22 +305,35 @@ pub fn argmax(logits: &[f32], mask: Option<&[u32]>) -> Option<TokenId> {
         });
         return best;
     }
-    // The largest in independent lanes, which vectorize, then its first place.
-    let mut lanes = [f32::NEG_INFINITY; 32];
-    let chunks = logits.chunks_exact(32);
-    for &logit in chunks.remainder() {
-        lanes[0] = if logit > lanes[0] { logit } else { lanes[0] };
+    // The first block with the largest logit, then its place there.
+    let (mut best, mut top) = (0, f32::NEG_INFINITY);
+    for (at, block) in logits.chunks(BLOCK).enumerate() {
+        let most = largest(block);
+        if most > top {
+            (best, top) = (at, most);
+        }
     }
+    let block = logits[best * BLOCK..].iter();
+    let place = block.take(BLOCK).position(|&logit| logit > f32::NEG_INFINITY && logit == top);
+    place.map(|place| (best * BLOCK + place) as TokenId)
+}
+
+/// Logits that are looked through together: few to search again for the largest one's place.
+const BLOCK: usize = 512;
+
+/// The largest, NaN aside, in independent lanes that fit the smallest registers.
+fn largest(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
     for chunk in chunks {
         for (lane, &logit) in lanes.iter_mut().zip(chunk) {
             *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    let top = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    if top == f32::NEG_INFINITY {
-        return None;
-    }
-    logits.iter().position(|&logit| logit == top).map(|token| token as TokenId)
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |top, &logit| if logit > top { logit } else { top })
 }
 
 /// Puts into `out` the `keep` likeliest allowed tokens, likeliest first; all of them, in order of

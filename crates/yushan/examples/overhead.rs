@@ -8,6 +8,9 @@
 //! threads would. Counted is the processor time of the kernel's thread and of the server's, as the operating system
 //! tells it, while all streams write. What waiting itself costs a thread is measured first, and left out; so is
 //! the clients' own time.
+//!
+//! How much of it the operating system takes is measured too: two bare threads of which one wakes the other every 3 ms, which
+//! then writes 200 bytes to a socket. Nothing that has a thread for the engine and one for sockets can cost less.
 
 #[path = "beside/client.rs"]
 mod client;
@@ -15,6 +18,7 @@ mod client;
 mod host;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -34,8 +38,10 @@ const STEP: Duration = Duration::from_millis(3);
 const CONTEXT: usize = 1024;
 const PROMPT: usize = 16;
 const TOKENS: usize = 512;
-/// Different rows of logits.
-const ROWS: usize = 128;
+/// Different rows of logits: few enough to lie in a cache, as rows do that were computed just before.
+const ROWS: usize = 36;
+/// Bytes of an event with a token.
+const EVENT: [u8; 200] = [b'x'; 200];
 
 /// Waits, and answers with the next of its rows.
 struct Waits {
@@ -152,6 +158,30 @@ fn waiting() -> std::io::Result<f64> {
     Ok(thread.join().unwrap_or(0) as f64 / f64::from(STEPS))
 }
 
+/// Nanoseconds that two bare threads take for a token: one that steps and wakes, one that writes.
+fn floor(waiting: f64) -> std::io::Result<f64> {
+    const STEPS: u32 = 500;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let mut socket = std::net::TcpStream::connect(listener.local_addr()?)?;
+    socket.set_nodelay(true)?;
+    let (mut reader, _) = listener.accept()?;
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    let (send, receive) = std::sync::mpsc::channel();
+    let steps = std::thread::spawn(move || {
+        for _ in 0..STEPS {
+            std::thread::sleep(STEP);
+            let _ = send.send(()); // the other ends when this does
+        }
+        ran("/proc/thread-self/schedstat")
+    });
+    let writes = std::thread::spawn(move || {
+        while receive.recv().is_ok() && socket.write_all(&EVENT).is_ok() {}
+        ran("/proc/thread-self/schedstat")
+    });
+    let both = steps.join().unwrap_or(0) + writes.join().unwrap_or(0);
+    Ok(both as f64 / f64::from(STEPS) - waiting)
+}
+
 /// A process that never sleeps and makes way for every other.
 struct Awake(Child);
 
@@ -184,6 +214,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _awake = [Awake::start()?, Awake::start()?];
     let waiting = waiting()?;
     println!("a wait costs {:.1} µs", waiting / 1e3);
+    println!("two bare threads cost {:.1} µs a token", floor(waiting)? / 1e3);
     println!("{:>7} {:>15} {:>15} {:>15}", "streams", "kernel µs/token", "server µs/token", "both");
     for streams in streams {
         let file = ModelFile::open(Path::new(&path))?;

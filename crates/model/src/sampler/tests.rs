@@ -107,8 +107,8 @@ proptest! {
         values in prop::collection::vec(prop_oneof![
             (-3i32..3).prop_map(|x| x as f32),
             Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY),
-        ], 0..200),
-        mask in prop::collection::vec(any::<u32>(), 7),
+        ], 0..1300),
+        mask in prop::collection::vec(any::<u32>(), 41),
     ) {
         let naive = |allowed: &dyn Fn(usize) -> bool| {
             let mut best = None;
