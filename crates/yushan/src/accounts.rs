@@ -67,7 +67,11 @@ struct Key {
 /// The disk below the data home.
 pub(crate) fn open_disk() -> Result<Sqlite> {
     let folder = hub::home()?.join("disk");
-    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let why = || folder.display().to_string();
+    std::fs::create_dir_all(&folder).with_context(why)?;
+    // It holds what everybody said: nobody else on this machine may look into it.
+    let alone = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&folder, alone).with_context(why)?;
     Sqlite::open(&folder).with_context(|| folder.display().to_string())
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
-use yushan_abi::{Complete, Disk, Keep};
+use yushan_abi::{Complete, Disk, DiskError, Document, Keep};
 use yushan_kernel::runtime::clock;
 use yushan_kernel::{Kernel, Loaded, Options, Price, Stock, SwapFile, World};
 use yushan_model::Error;
@@ -34,6 +34,8 @@ const BLOCKING: usize = 64;
 /// How often, and for how long each, a system waits for one that is just ending to leave the data folder.
 const TRIES: usize = 20;
 const TRY: Duration = Duration::from_millis(100);
+/// The kind and the key of the document that keeps the price.
+const PRICE: &str = "price";
 /// Bytes of an address in the lock, at most.
 const ADDRESS: u64 = 64;
 
@@ -49,6 +51,17 @@ pub(crate) struct Models {
     pub(crate) engine: flags::Engine,
 }
 
+/// What tokens cost.
+#[derive(Clone, Default, clap::Args)]
+struct Costs {
+    /// What a million tokens read cost, in millionths of any currency: for budgets and `top`
+    #[arg(long = "price-read", value_name = "MILLIONTHS", default_value_t = 0)]
+    read: u64,
+    /// What a million tokens written cost
+    #[arg(long = "price-written", value_name = "MILLIONTHS", default_value_t = 0)]
+    written: u64,
+}
+
 /// How much of everything there may be.
 #[derive(Clone, clap::Args)]
 pub(crate) struct Bounds {
@@ -61,12 +74,8 @@ pub(crate) struct Bounds {
     /// Requests that may wait or be answered; more are refused until there is room
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = flags::positive)]
     queue: usize,
-    /// What a million tokens read cost, in millionths of any currency: for budgets and `top`
-    #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
-    price_read: u64,
-    /// What a million tokens written cost
-    #[arg(long, value_name = "MILLIONTHS", default_value_t = 0)]
-    price_written: u64,
+    #[command(flatten)]
+    price: Option<Costs>,
     /// Memory for the keys and values of conversations that wait for their place, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = flags::count)]
     swap_memory: usize,
@@ -82,11 +91,29 @@ impl Bounds {
             require_key: false,
             slots: 2,
             queue: 64,
-            price_read: 0,
-            price_written: 0,
+            price: None,
             swap_memory: 512,
             swap_file: 0,
         }
+    }
+
+    /// The price. The last one that was named is kept: processes whose budgets are of money go on with it in a
+    /// system that is told none.
+    fn price(&self, disk: &dyn Disk) -> Result<Price> {
+        let kept = disk.get(PRICE, PRICE)?.map(|kept| serde_json::from_str(&kept.body));
+        let kept: Option<(u64, u64)> = kept.transpose().context("the price that is kept")?;
+        let named = self.price.as_ref().map(|costs| (costs.read, costs.written));
+        let (read, written) = named.or(kept).unwrap_or_default();
+        if kept.unwrap_or_default() != (read, written) {
+            disk.put(&Document {
+                kind: PRICE.into(),
+                key: PRICE.into(),
+                owner: String::new(),
+                created_ms: clock(),
+                body: serde_json::to_string(&(read, written))?,
+            })?;
+        }
+        Ok(Price { read, written })
     }
 
     /// A file without a name, so that it is gone with the system, however that ends.
@@ -106,8 +133,7 @@ pub(crate) struct System {
     pub(crate) server: Server,
     kernel: Arc<Kernel>,
     lock: File,
-    /// Fields are dropped in order: the last charges are stored before the disk is closed.
-    _storing: Storing,
+    storing: Storing,
     _spans: Option<Spans>,
 }
 
@@ -135,7 +161,7 @@ impl System {
         let world = World {
             disk: Some(disk.clone()),
             index: Some(sqlite.clone()),
-            price: Price { read: bounds.price_read, written: bounds.price_written },
+            price: bounds.price(disk.as_ref())?,
             tools: Vec::new(),
             billing: Some(accounts.clone()),
         };
@@ -148,7 +174,7 @@ impl System {
         let of = kernel.clone();
         server.seats = Box::new(move || Some(of.seats()));
         server.traces = spans.as_ref().map(Spans::traces);
-        Ok(System { server, kernel, lock, _storing: storing, _spans: spans })
+        Ok(System { server, kernel, lock, storing, _spans: spans })
     }
 
     /// Listens there until `stop` is done; `ready` hears the address, with what there is to say.
@@ -158,8 +184,8 @@ impl System {
         ready: impl FnOnce(SocketAddr, &Server),
         stop: impl Future<Output = ()> + Send,
     ) -> Result<()> {
-        let System { server, kernel, mut lock, _storing, _spans } = self;
-        runtime()?.block_on(async {
+        let System { server, kernel, mut lock, storing, _spans } = self;
+        let served: Result<()> = runtime()?.block_on(async {
             let listener = tokio::net::TcpListener::bind(address).await;
             let why = || format!("{address} (another server may be running; see --port)");
             let listener = listener.with_context(why)?;
@@ -172,8 +198,10 @@ impl System {
                 eprintln!("commands need --server: {}", crate::exit::line(&error));
             }
             ready(address, &server);
-            if resumed > 0 {
-                eprintln!("resumed {resumed} processes and background responses");
+            match resumed {
+                0 => {}
+                1 => eprintln!("resumed 1 process or background response"),
+                many => eprintln!("resumed {many} processes and background responses"),
             }
             check_journal(server.disk.clone())?;
             yushan_server::serve(listener, server, stop).await;
@@ -181,7 +209,11 @@ impl System {
             // stops, and does not let go of it.
             kernel.stop();
             Ok(())
-        })
+        });
+        kernel.stop(); // wherever it failed: nothing is charged or noted any more
+        drop(storing); // stores the last charges
+        drop(lock); // the next system may come
+        served
     }
 }
 
@@ -291,23 +323,30 @@ fn lock_path() -> Result<PathBuf> {
 /// Checks the whole chain of the journal, beside everything else: what processes need that go on was checked before
 /// they do, and what is older is read by `logs` alone.
 fn check_journal(disk: Arc<dyn Disk>) -> Result<()> {
-    let check = move || {
-        if let Err(error) = disk.verify() {
+    let check = move || match disk.verify() {
+        Ok(_) => {}
+        Err(error @ DiskError::Damaged(_)) => {
             tracing::error!(%error, "the journal was changed: bring back a copy from before");
         }
+        Err(error) => tracing::error!(%error, "the journal was not checked"),
     };
     std::thread::Builder::new().name("check".into()).spawn(check).context("a thread")?;
     Ok(())
 }
 
-/// Writes where this system listens into its lock.
-fn publish(lock: &mut File, address: SocketAddr) -> Result<()> {
+/// The address under which this machine reaches what listens there.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let host = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    let text = format!("http://{}", SocketAddr::new(host, address.port()));
+    SocketAddr::new(host, address.port())
+}
+
+/// Writes where this system listens into its lock.
+fn publish(lock: &mut File, address: SocketAddr) -> Result<()> {
+    let text = format!("http://{}", reachable(address));
     let written = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes()));
     written.with_context(|| "the address in serve.lock".to_string())
 }
@@ -320,4 +359,35 @@ pub(crate) fn running() -> Option<String> {
     file.rewind().ok()?;
     file.take(ADDRESS).read_to_string(&mut text).ok()?;
     text.starts_with("http://").then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use yushan_disk::Memory;
+
+    use super::*;
+
+    #[test]
+    fn a_system_that_is_told_no_price_keeps_the_last() {
+        let disk = Memory::new();
+        let told = |price: Option<(u64, u64)>| {
+            let price = price.map(|(read, written)| Costs { read, written });
+            let price = Bounds { price, ..Bounds::personal() }.price(&disk).unwrap();
+            (price.read, price.written)
+        };
+        assert_eq!(told(None), (0, 0));
+        assert_eq!(told(Some((3, 5))), (3, 5));
+        assert_eq!(told(None), (3, 5));
+        assert_eq!(told(Some((0, 0))), (0, 0));
+        assert_eq!(told(None), (0, 0));
+    }
+
+    #[test]
+    fn what_listens_everywhere_is_reached_here() {
+        for (address, expected) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("192.0.2.2:3", "192.0.2.2:3")]
+        {
+            assert_eq!(reachable(address.parse().unwrap()), expected.parse().unwrap());
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 /// Whether Ctrl-C was pressed.
@@ -22,6 +22,14 @@ impl Interrupt {
         flag::register_conditional_shutdown(SIGINT, 130, pressed.clone())?;
         flag::register(SIGINT, pressed.clone())?;
         Ok(Interrupt(pressed))
+    }
+
+    /// The same for what service managers send.
+    pub(crate) fn catch_end() -> io::Result<Interrupt> {
+        let interrupt = Interrupt::catch()?;
+        flag::register_conditional_shutdown(SIGTERM, 143, interrupt.0.clone())?;
+        flag::register(SIGTERM, interrupt.0.clone())?;
+        Ok(interrupt)
     }
 
     /// Whether it was pressed since the last [`Interrupt::take`].

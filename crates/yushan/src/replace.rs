@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Result, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Writes a file, made if there is none.
@@ -19,26 +20,24 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut new = path.file_name().unwrap_or_default().to_os_string();
     new.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(new);
-    let written = write(&new, bytes).and_then(|()| {
+    // Nobody else reads it before it has the permissions of the old one.
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| {
         if let Ok(there) = fs::metadata(&path) {
             fs::set_permissions(&new, there.permissions())?;
         }
         fs::rename(&new, &path)
     });
     if written.is_err() {
-        let _ = fs::remove_file(&new); // it may not be there
+        let _ = fs::remove_file(&new); // the first error is the one that counts
     }
     written
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -48,7 +47,10 @@ mod tests {
         replace(&path, b"one").unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         replace(&link, b"two").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!((fs::read(&path).unwrap(), link.is_symlink()), (b"two".to_vec(), true));
         // Where nothing can be made beside it, it stays as it is.
         let taken = folder.path().join(format!("a.json.{}.new", std::process::id()));

@@ -8,7 +8,7 @@ use anyhow::Result;
 use yushan_abi::Keep;
 use yushan_server::{Doors, Server};
 
-use crate::boot::{Bounds, Models, System};
+use crate::boot::{Bounds, Models, System, reachable};
 use crate::flags;
 use crate::interrupt::Interrupt;
 use crate::logs::Logs;
@@ -59,10 +59,15 @@ impl Serve {
             engine: self.engine,
         };
         let mut system = System::start(&models, &self.bounds, self.host)?;
-        let doors = self.hosts.iter().fold(Doors::default(), |doors, name| doors.host(name));
+        // A page can make a name of its own mean this machine, but no address.
+        let own = match self.host {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let doors = self.hosts.iter().fold(Doors::default().host(own), Doors::host);
         let doors = self.origins.iter().fold(doors, |doors, origin| doors.origin(origin));
         system.server.doors = doors;
-        let interrupt = Interrupt::catch()?;
+        let interrupt = Interrupt::catch_end()?;
         let stop = async {
             while interrupt.flow().is_continue() {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -74,6 +79,10 @@ impl Serve {
 
 /// What there is, and where.
 fn say(address: std::net::SocketAddr, server: &Server) {
+    if address.ip().is_unspecified() {
+        eprintln!("It listens on all addresses; other machines need a name: --allow-host NAME");
+    }
+    let address = reachable(address);
     for model in server.complete.models() {
         let place = match (model.loaded, model.architecture.as_str()) {
             (Some(_), _) => "in memory",

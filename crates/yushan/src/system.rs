@@ -16,6 +16,9 @@ use crate::serve::PORT;
 /// How long the system may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Most bytes of an answer: several conversations of the largest size.
+const ANSWER: u64 = 1 << 30;
+
 /// Where the system is, and who asks.
 #[derive(Clone, clap::Args)]
 pub(crate) struct Where {
@@ -117,8 +120,9 @@ impl Where {
 
     /// An answer as JSON.
     pub(crate) fn ask(&self, path: &str, order: Option<&Value>) -> Result<Value> {
-        let text = self.send(path, order, Some(PATIENCE))?.read_to_string();
-        let text = text.map_err(|error| self.silent(&error))?;
+        let body = self.send(path, order, Some(PATIENCE))?;
+        let text = body.into_with_config().limit(ANSWER).read_to_string();
+        let text = text.with_context(|| format!("the answer of {} broke off", self.base()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is no Yushan system", self.base()))
     }
 
@@ -161,7 +165,8 @@ impl Where {
         }
     }
 
-    fn base(&self) -> String {
+    /// Its address.
+    pub(crate) fn base(&self) -> String {
         let base = self.server.clone().or_else(boot::running);
         let base = base.unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
         base.trim_end_matches('/').to_string()

@@ -101,7 +101,11 @@ impl Chat {
             return Ok(None);
         }
         // One that has another data folder, at the usual address.
-        if self.model.is_none() && names(&self.at).is_ok() {
+        if self.model.is_none() && !self.engine.is_given() && names(&self.at).is_ok() {
+            eprintln!(
+                "The system at {}, of another data folder, keeps what is said.",
+                self.at.base()
+            );
             return Ok(None);
         }
         Own::start(self.model.clone(), &self.engine).map(Some)

@@ -9,6 +9,7 @@ mod folder;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use folder::{folder, yushan};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -40,6 +41,7 @@ fn resident(pid: u32) -> usize {
 fn connection(address: &str, sent: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap(); // who is held up fails, and does not hang
     stream.write_all(sent.as_bytes()).unwrap();
     if sent.ends_with("\r\n\r\n") {
         let mut read = [0; 15];

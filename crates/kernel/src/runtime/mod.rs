@@ -150,8 +150,7 @@ enum Command {
     Unnoted(Pid, DiskError),
     /// A turn can begin.
     Fresh(Pid, Result<Box<Fresh>, Refusal>),
-    /// A tool has answered.
-    /// …the call of this key.
+    /// A tool has answered the call of this key.
     Answered(Pid, String, ToolResult),
     /// The swap file has done something.
     Swapped(swap::Answer),

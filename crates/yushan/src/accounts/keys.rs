@@ -59,8 +59,13 @@ impl KeysCommand {
                 users::check_name(&user)?;
                 let secret = secret()?;
                 let limits = limits.over(Limits::default());
-                put(&disk, &hash(&secret), &Key { user, scopes, revoked: false, limits })?;
-                writeln!(std::io::stdout(), "{secret}")?;
+                let key = Key { user, scopes, revoked: false, limits };
+                put(&disk, &hash(&secret), &key)?;
+                if let Err(error) = writeln!(std::io::stdout(), "{secret}") {
+                    // Nobody has it, and nobody will.
+                    put(&disk, &hash(&secret), &Key { revoked: true, ..key })?;
+                    return Err(error).context("the key could not be shown, and is revoked");
+                }
                 eprintln!("This key is not shown again.");
             }
             KeysAction::List { json } => list(&disk, json)?,

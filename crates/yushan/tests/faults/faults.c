@@ -1,6 +1,6 @@
 /* Makes the operating system refuse: preloaded (LD_PRELOAD) into the binary by tests/full_disk.rs.
  *
- * Every call that changes a file below $YUSHAN_FAULTS_FOLDER is counted in the plan, a file of four
+ * Every call of the C library by which SQLite and the standard library change a file below $YUSHAN_FAULTS_FOLDER is counted in the plan, a file of four
  * 64-bit numbers ($YUSHAN_FAULTS) that all processes of a session share; those numbered from `from` up
  * to `until` fail with `error`. A write that fails has written half of its bytes. Syncs that succeed do
  * nothing: the machine does not lose its power here. */
