@@ -164,12 +164,14 @@ pub trait Executor: Send {
     fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError>;
 
     /// Appends the chunks to their sequences and runs the model over them. On an error nothing has
-    /// changed.
+    /// changed. After a panic the sequences of the batch may hold tokens that were never run: truncate
+    /// all of them to what they held before anything else is done with one of them.
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError>;
 
     /// The embedding of a sequence whose every token was run with [`Logits::Pooled`], by the model's
     /// own pooling, `(D)`, of whatever length. Tokens from the cache have no hidden states: truncate
-    /// such a sequence to nothing first. Neither a fork nor a truncated sequence has what was pooled.
+    /// such a sequence to nothing first. A fork has nothing of what was pooled, nor has a sequence that
+    /// lost a pooled token by truncation.
     fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, ExecutorError>;
 
     /// Forgets everything after the first `length` tokens (rejected speculation, `/undo`).

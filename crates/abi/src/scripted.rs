@@ -1,7 +1,8 @@
 //! A scripted [`Executor`]: logits come from a function of the sequence's tokens.
 //!
 //! It is the fake that schedulers, samplers and generation loops are tested with: no parameters, no
-//! arithmetic, but the same contract, errors included. An embedding is the mean of the rows of logits.
+//! arithmetic, but the same contract, errors included: if the script panics, the step's tokens stand there
+//! and were not run, and what would keep them panics. An embedding is the mean of the rows of logits.
 //! With [`Scripted::room`] its memory is bounded, a
 //! token to a page; there is no cache of prefixes.
 
@@ -19,6 +20,8 @@ pub struct Scripted<F> {
     sequences: BTreeMap<SequenceId, Vec<TokenId>>,
     /// Of sequences that were pooled: sums of rows, and how many.
     pools: BTreeMap<SequenceId, (Vec<f32>, usize)>,
+    /// Of sequences in a step that has not ended: the tokens that were run before it.
+    begun: BTreeMap<SequenceId, usize>,
     next: u64,
     /// Tokens that all sequences may hold together.
     room: usize,
@@ -37,6 +40,7 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Scripted<F> {
             context,
             sequences: BTreeMap::new(),
             pools: BTreeMap::new(),
+            begun: BTreeMap::new(),
             next: 0,
             room: usize::MAX,
             logits: Vec::new(),
@@ -71,6 +75,15 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Scripted<F> {
     fn tokens(&self, id: SequenceId) -> Result<&Vec<TokenId>, ExecutorError> {
         self.sequences.get(&id).ok_or(ExecutorError::UnknownSequence(id))
     }
+
+    /// As [`Scripted::tokens`], for what needs their keys and values.
+    fn ran(&self, id: SequenceId) -> Result<&Vec<TokenId>, ExecutorError> {
+        assert!(
+            !self.begun.contains_key(&id),
+            "{id:?} has tokens that were never run: truncate it"
+        );
+        self.tokens(id)
+    }
 }
 
 impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
@@ -94,13 +107,13 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
     }
 
     fn fork(&mut self, parent: SequenceId) -> Result<SequenceId, ExecutorError> {
-        let tokens = self.tokens(parent)?.clone();
+        let tokens = self.ran(parent)?.clone();
         Ok(self.open(tokens))
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<StepOutput<'_>, ExecutorError> {
         for (at, chunk) in batch.iter().enumerate() {
-            let asked = self.tokens(chunk.sequence)?.len() + chunk.tokens.len();
+            let asked = self.ran(chunk.sequence)?.len() + chunk.tokens.len();
             if asked > self.context {
                 return Err(ExecutorError::ContextFull { asked, limit: self.context });
             }
@@ -121,28 +134,39 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
             }
         }
         self.check_room(batch.iter().map(|chunk| chunk.tokens.len()).sum())?;
-        self.logits.clear();
         for chunk in batch {
             let Some(tokens) = self.sequences.get_mut(&chunk.sequence) else { continue };
-            for (at, &token) in chunk.tokens.iter().enumerate() {
-                tokens.push(token);
-                let wanted = match chunk.logits {
-                    Logits::None => false,
-                    Logits::Last => at + 1 == chunk.tokens.len(),
-                    Logits::All | Logits::Pooled => true,
-                };
-                if wanted {
-                    let start = self.logits.len();
-                    self.logits.resize(start + self.vocabulary, 0.0);
-                    (self.script)(tokens, &mut self.logits[start..]);
-                    if chunk.logits == Logits::Pooled {
-                        let empty = || (vec![0.0; self.vocabulary], 0);
-                        let (sums, rows) = self.pools.entry(chunk.sequence).or_insert_with(empty);
-                        sums.iter_mut().zip(self.logits.drain(start..)).for_each(|(s, v)| *s += v);
-                        *rows += 1;
-                    }
+            self.begun.insert(chunk.sequence, tokens.len());
+            tokens.extend_from_slice(chunk.tokens);
+        }
+        self.logits.clear();
+        let mut states = Vec::new();
+        for chunk in batch {
+            let Some(tokens) = self.sequences.get(&chunk.sequence) else { continue };
+            let first = match chunk.logits {
+                Logits::None => tokens.len(),
+                Logits::Last => tokens.len() - 1,
+                Logits::All | Logits::Pooled => tokens.len() - chunk.tokens.len(),
+            };
+            for at in first..tokens.len() {
+                let start = self.logits.len();
+                self.logits.resize(start + self.vocabulary, 0.0);
+                (self.script)(&tokens[..=at], &mut self.logits[start..]);
+                if chunk.logits == Logits::Pooled {
+                    states.push((chunk.sequence, at, self.logits.split_off(start)));
                 }
             }
+        }
+        for (sequence, at, row) in states {
+            let empty = || (vec![0.0; self.vocabulary], 0);
+            let (sums, rows) = self.pools.entry(sequence).or_insert_with(empty);
+            if *rows == at {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                *rows += 1;
+            }
+        }
+        for chunk in batch {
+            self.begun.remove(&chunk.sequence);
         }
         Ok(StepOutput::new(&self.logits, self.vocabulary))
     }
@@ -161,9 +185,9 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
     }
 
     fn truncate(&mut self, sequence: SequenceId, length: usize) -> Result<(), ExecutorError> {
-        if length < self.tokens(sequence)?.len() {
-            self.pools.remove(&sequence);
-        }
+        self.tokens(sequence)?;
+        self.pools.retain(|id, (_, rows)| *id != sequence || *rows <= length);
+        self.begun.retain(|id, run| *id != sequence || *run < length);
         if let Some(tokens) = self.sequences.get_mut(&sequence) {
             tokens.truncate(length);
         }
@@ -175,14 +199,14 @@ impl<F: FnMut(&[TokenId], &mut [f32]) + Send> Executor for Scripted<F> {
     }
 
     fn release(&mut self, sequence: SequenceId) -> Result<(), ExecutorError> {
-        self.tokens(sequence)?;
+        self.ran(sequence)?;
         self.sequences.remove(&sequence);
         self.pools.remove(&sequence);
         Ok(())
     }
 
     fn save(&self, sequence: SequenceId) -> Result<Vec<u8>, ExecutorError> {
-        let tokens = self.tokens(sequence)?.iter().flat_map(|token| token.to_le_bytes());
+        let tokens = self.ran(sequence)?.iter().flat_map(|token| token.to_le_bytes());
         Ok(SAVED.iter().copied().chain(tokens).collect())
     }
 

@@ -232,12 +232,12 @@ impl Job {
     }
 
     fn choose(&mut self, logits: &[f32]) -> Turn {
-        if self.most == 0 {
-            return Turn::Over(Finish::Length, Vec::new());
-        }
         let Some(writer) = &mut self.writer else {
             return Turn::Failed(panicked());
         };
+        if self.most == 0 {
+            return Turn::Over(Finish::Length, Vec::new());
+        }
         let Written { token, pieces, logprob, end } = match writer.next(logits) {
             Ok(written) => written,
             Err(refusal) => return Turn::Failed(refusal),

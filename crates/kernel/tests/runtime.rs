@@ -388,6 +388,7 @@ fn a_panic_stays_with_its_process_wherever_it_happens() {
         let panics: Vec<_> = ["in a step?", "chooses!", "ends$", "shows@"]
             .map(|prompt| Request { echo: true, ..request(prompt, 5) })
             .into_iter()
+            .chain([Request { echo: true, ..request("shows@", 0) }])
             .map(|request| start(&kernel, request))
             .collect();
         for what in ["push", "is_ready"] {
@@ -420,6 +421,48 @@ fn embedding(prompt: &str) -> Vec<f32> {
     let mean = vector.iter().map(|v| v / tokens.len() as f32).collect::<Vec<_>>();
     let length = mean.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
     mean.into_iter().map(|v| (f64::from(v) / length) as f32).collect()
+}
+
+/// The parent breaks the step when all three run in it, the embedding in its third chunk. Its child ends with
+/// it, before it could run alone: nothing may be kept of the tokens that the step had begun (the scripted engine
+/// panics outside of a step if that is tried). The embedding goes on where it was.
+#[test]
+fn a_panic_in_a_step_takes_a_child_along_and_leaves_an_embedding_what_was_pooled() {
+    let (context, mut child, mut third) = (1 << 13, false, false);
+    let inner = Scripted::new(256, context, move |tokens: &[TokenId], logits: &mut [f32]| {
+        let first = char::from(tokens[0] as u8);
+        child |= first == 'C';
+        third |= first == 'E' && tokens.len() > 3;
+        assert!(first != 'P' || !(child && third), "as this test wants");
+        let end = if first == 'E' { tokens.len() } else { 1 };
+        logits[follows(&tokens[..end])] = 1.0;
+    });
+    let info = ModelInfo { name: "bytes".into(), context, ..ModelInfo::default() };
+    let loaded = Loaded { info, language: Arc::new(Bytes), executor: Box::new(inner) };
+    let options = Options { order: Order::Fifo, prefill_beside: 3, ..Options::default() };
+    let kernel = Kernel::start(vec![loaded], options);
+    let spawn = |prompt: &str, parent| {
+        let (sender, events) = channel();
+        let program = Program { parent, ..Program::new(request(prompt, context)) };
+        (kernel.spawn(program, Box::new(sender)).expect("it begins"), events)
+    };
+    let (parent, panics) = spawn("P", None);
+    let (_, killed) = spawn("C", Some(parent));
+    let text = "E is a text that is read in chunks of three";
+    let embedded = start(&kernel, Request { form: Form::Embedding, ..request(text, 9) });
+    let events: Vec<Event> = embedded.into_iter().collect();
+    assert!(
+        matches!(&events[..], [_, Event::Embedding(vector), Event::Done { .. }]
+        if *vector == embedding(text)),
+        "{events:?}"
+    );
+    let (_, end) = finish(panics);
+    assert!(matches!(&end, Event::Failed(Refusal::Internal(_))), "{end:?}");
+    assert_eq!(ended(killed).1, Finish::Cancelled);
+    while kernel.seats().usage.sequences > 0 {
+        assert!(kernel.is_alive());
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -326,12 +326,13 @@ impl Executor for Engine {
         let dim = llama.config.dim;
         let mut finals = finals.chunks_exact(dim);
         for chunk in batch {
-            if let Some(sequence) = self.sequences.get_mut(&chunk.sequence) {
-                self.cache.seal(sequence);
-            }
+            let Some(sequence) = self.sequences.get_mut(&chunk.sequence) else { continue };
+            self.cache.seal(sequence);
             if chunk.logits == Logits::Pooled {
                 let pooled = self.pooled.entry(chunk.sequence).or_insert_with(|| Pooled::new(dim));
-                let states = finals.by_ref().take(chunk.tokens.len());
+                // Of the sequence's first tokens, so that it can be told what truncation takes.
+                let next = pooled.rows == sequence.tokens.len() - chunk.tokens.len();
+                let states = finals.by_ref().take(chunk.tokens.len()).filter(|_| next);
                 states.for_each(|row| pooled.take(self.pooling, row));
             }
         }
@@ -358,7 +359,7 @@ impl Executor for Engine {
         let sequence = self.sequences.get_mut(&id).ok_or(ExecutorError::UnknownSequence(id))?;
         if length < sequence.tokens.len() {
             self.cache.truncate(sequence, length);
-            self.pooled.remove(&id);
+            self.pooled.retain(|other, pooled| *other != id || pooled.rows <= length);
         }
         Ok(())
     }

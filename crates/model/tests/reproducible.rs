@@ -331,6 +331,10 @@ fn an_embedding_has_the_same_bits_however_it_is_cut_and_whatever_runs_beside_it(
             let others = Chunk { sequence: other, tokens: &more, logits: Logits::All };
             let batch = if more.is_empty() { vec![pooled] } else { vec![others, pooled] };
             assert_eq!(engine.step(&batch).unwrap().rows(), beside);
+            // Tokens that are not pooled may come and go.
+            let length = engine.length(sequence).unwrap();
+            engine.step(&[Chunk { sequence, tokens: &[7], logits: Logits::None }]).unwrap();
+            engine.truncate(sequence, length).unwrap();
         }
         let found = bits(&engine.pooled(sequence).unwrap());
         assert_eq!(expected.get_or_insert(found.clone()), &found, "{cut} beside {beside}");
@@ -339,6 +343,9 @@ fn an_embedding_has_the_same_bits_however_it_is_cut_and_whatever_runs_beside_it(
         engine.step(&[Chunk { sequence, tokens: &[7], logits: Logits::Last }]).unwrap();
         let error = engine.pooled(sequence).unwrap_err().to_string();
         assert!(error.starts_with("75 of the 76 tokens"), "{error}");
+        engine.step(&[Chunk { sequence, tokens: &[7], logits: Logits::Pooled }]).unwrap();
+        let error = engine.pooled(sequence).unwrap_err().to_string();
+        assert!(error.starts_with("75 of the 77 tokens"), "{error}");
         engine.truncate(sequence, 20).unwrap();
         let error = engine.pooled(sequence).unwrap_err().to_string();
         assert!(error.starts_with("0 of the 20 tokens"), "{error}");

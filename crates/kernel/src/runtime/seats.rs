@@ -116,7 +116,7 @@ impl Runtime {
     }
 
     /// The rows that were planned for a process are not run now.
-    fn give_back(&mut self, pid: Pid, planned: usize) {
+    pub(super) fn give_back(&mut self, pid: Pid, planned: usize) {
         self.tell(Event::Admitted { pid, cached: 0, planned, run: 0 });
     }
 

@@ -72,19 +72,39 @@ impl Runtime {
     /// After a panic in the engine: takes back what the step had begun, and runs each row alone, so that
     /// only the process ends that cannot be run.
     fn step_apart(&mut self, model: &str, rows: &[(Pid, usize)]) {
-        for &(pid, count) in rows {
-            let Runtime { engines, jobs, .. } = self;
-            let (Some(engine), Some(job)) = (engines.get_mut(model), jobs.get(&pid)) else {
-                continue;
-            };
-            let Some(sequence) = job.sequence else { continue };
-            let back = || engine.truncate(sequence, job.fed);
-            let back = catch_unwind(AssertUnwindSafe(back)).is_ok_and(|done| done.is_ok());
-            match back && rows.len() > 1 {
-                true => self.step_model(model, vec![(pid, count)]),
-                false => self.end(pid, Err(panicked()), Vec::new()),
+        // All before one runs: whoever ends then takes its children along, and what they hold is cached.
+        let (back, lost): (Vec<_>, Vec<_>) =
+            rows.iter().copied().partition(|(pid, _)| self.take_back(model, *pid));
+        for (pid, _) in lost {
+            self.end(pid, Err(panicked()), Vec::new());
+        }
+        for (pid, count) in back {
+            match self.jobs.get(&pid).map(|job| job.sequence) {
+                Some(Some(_)) if rows.len() > 1 => self.step_model(model, vec![(pid, count)]),
+                Some(Some(_)) => self.end(pid, Err(panicked()), Vec::new()),
+                // One that ran before it took its place.
+                Some(None) => self.give_back(pid, count),
+                None => {}
             }
         }
+    }
+
+    /// Takes back what a step had begun of a process. If that fails the process has lost its place, and
+    /// nothing of it is cached.
+    fn take_back(&mut self, model: &str, pid: Pid) -> bool {
+        let Runtime { engines, jobs, .. } = self;
+        let (Some(engine), Some(job)) = (engines.get_mut(model), jobs.get_mut(&pid)) else {
+            return true;
+        };
+        let Some(sequence) = job.sequence else { return true };
+        let back = AssertUnwindSafe(|| engine.truncate(sequence, job.fed));
+        if catch_unwind(back).is_ok_and(|done| done.is_ok()) {
+            return true;
+        }
+        job.sequence = None;
+        let empty = || engine.truncate(sequence, 0).and_then(|()| engine.release(sequence));
+        let _ = catch_unwind(AssertUnwindSafe(empty));
+        false
     }
 
     pub(super) fn run_rows(
