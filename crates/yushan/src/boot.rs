@@ -165,22 +165,26 @@ impl System {
             let listener = listener.with_context(why)?;
             let address = listener.local_addr()?;
             let server = Arc::new(server);
-            // Before anybody can begin a process: those that go on have their names.
-            let resumed = server.resume().context("the journal cannot be read")?;
-            if let Err(error) = publish(&mut lock, address) {
-                let _ = lock.set_len(0); // half an address would lead astray
-                eprintln!("commands need --server: {}", crate::exit::line(&error));
-            }
-            ready(address, &server);
-            if resumed > 0 {
-                eprintln!("resumed {resumed} processes and background responses");
-            }
-            check_journal(server.disk.clone())?;
-            yushan_server::serve(listener, server, stop).await;
+            let served = async {
+                // Before anybody can begin a process: those that go on have their names.
+                let resumed = server.resume().context("what was under way cannot be read")?;
+                if let Err(error) = publish(&mut lock, address) {
+                    let _ = lock.set_len(0); // half an address would lead astray
+                    eprintln!("commands need --server: {}", crate::exit::line(&error));
+                }
+                ready(address, &server);
+                if resumed > 0 {
+                    eprintln!("resumed {resumed} processes and background responses");
+                }
+                check_journal(server.disk.clone())?;
+                yushan_server::serve(listener, server, stop).await;
+                Ok(())
+            };
+            let served = served.await;
             // Before the tasks of this runtime go: who waits for a durable answer hears that the system
             // stops, and does not let go of it.
             kernel.stop();
-            Ok(())
+            served
         })
     }
 }
