@@ -9,6 +9,7 @@ use yushan_kernel::gate::Capability;
 use yushan_kernel::{Entry, Exit, Kernel, Options, Pid, Program, World};
 
 use super::keys::secret;
+use super::quota::Account;
 use super::usage::User;
 use super::*;
 
