@@ -336,7 +336,7 @@ fn a_quota_that_is_used_up_lets_no_further_turn_begin() {
     let (pid, events) = start(&system.kernel, program("write {\"to\":\"x\"};"));
     let (text, last) = end(&events);
     let Event::Done { finish: Finish::Budget(why), .. } = last else { panic!("{last:?}") };
-    assert_eq!((text.as_str(), why.as_str()), ("hm", "quota of 1 tokens for ann"));
+    assert_eq!((text.as_str(), why.as_str()), ("hm", "1 tokens for ann"));
     assert_eq!(system.write.keys.lock().unwrap().len(), 1, "what was begun is done");
     let spent = system.till.of(&payer("ann"));
     let exit = until(|| match system.kernel.log(pid, 0).unwrap().pop()?.entry {
@@ -464,7 +464,7 @@ fn an_older_journal_is_read() {
     let paper = Paper::default();
     paper.append(&[NewRecord { time_ms: 1, pid: 4, body: older.to_string() }]).unwrap();
     let system = system(caller, paper);
-    assert_eq!(system.kernel.resume(|_| Some(Box::new(Nobody))), Ok(1));
+    assert_eq!(system.kernel.resume(|_| Ok(Some(Box::new(Nobody)))), Ok(1));
     until(|| system.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
     let nobody = Payer { tenant: "ann".into(), account: String::new() };
     assert!(system.till.of(&nobody).1 > 0, "the user pays");
@@ -487,7 +487,9 @@ fn the_table_goes_on_counting_after_a_crash() {
         let again = system(long, whole.paper.torn(cut));
         let (sender, events) = channel();
         let mut sender = Some(sender);
-        let resumed = again.kernel.resume(|_| Some(Box::new(sender.take()?)));
+        let resumed = again
+            .kernel
+            .resume(|_| Ok(sender.take().map(|sender| Box::new(sender) as Box<dyn Sink>)));
         assert_eq!(resumed, Ok(1), "after {cut} records");
         let table = again.kernel.processes().remove(0);
         assert!(table.counts.generated >= 64 * (cut - 1), "{cut}: {table:?}");
@@ -525,7 +527,7 @@ fn a_crash_after_any_record_changes_nothing() {
         let mut sender = Some(sender);
         let resumed = again.kernel.resume(|life| {
             let sink = sender.take_if(|_| life.pid == Pid(1));
-            Some(sink.map_or(Box::new(Nobody) as Box<dyn Sink>, |sink| Box::new(sink)))
+            Ok(Some(sink.map_or(Box::new(Nobody) as Box<dyn Sink>, |sink| Box::new(sink))))
         });
         assert!(resumed.is_ok_and(|count| count >= usize::from(alive)), "after {cut} records");
         if !alive {
@@ -636,7 +638,7 @@ fn a_full_disk_at_any_record_loses_nothing() {
         let mut sender = Some(sender);
         let back = again.kernel.resume(|life| {
             let sink = sender.take_if(|_| life.pid == Pid(1));
-            Some(sink.map_or(Box::new(Nobody) as Box<dyn Sink>, |sink| Box::new(sink)))
+            Ok(Some(sink.map_or(Box::new(Nobody) as Box<dyn Sink>, |sink| Box::new(sink))))
         });
         if back.unwrap() > 0 && sender.is_none() {
             let (_, last) = end(&events);
@@ -675,10 +677,30 @@ fn one_write_that_fails_leaves_no_hole() {
             assert_eq!(said as u64, told.life.turns, "{write}");
         }
         let again = self::system(caller, system.paper.torn(kept));
-        assert!(again.kernel.resume(|_| Some(Box::new(Nobody))).is_ok(), "{write}");
+        assert!(again.kernel.resume(|_| Ok(Some(Box::new(Nobody)))).is_ok(), "{write}");
         until(|| again.kernel.processes().iter().all(|p| p.exit.is_some()).then_some(()));
     }
     println!("{failed} of {count} failed with the disk's words");
+}
+
+/// Whoever cannot say now whether an answer is wanted ends the start, and nothing else.
+#[test]
+fn what_cannot_be_read_at_a_start_ends_no_process() {
+    let first = system(caller, Paper::default());
+    start(&first.kernel, program("receive {};"));
+    start(&first.kernel, program("receive {};"));
+    drop(first.kernel);
+    let kept = first.paper.records.lock().unwrap().clone();
+    let second = system(caller, first.paper.torn(kept.len()));
+    let (sender, events) = channel();
+    let resumed = second.kernel.resume(|life| match life.pid {
+        Pid(1) => Ok(Some(Box::new(sender.clone()))),
+        _ => Err(DiskError::Failed("input/output error".into())),
+    });
+    assert_eq!(resumed, Err(DiskError::Failed("input/output error".into())));
+    assert_eq!(end(&events).1, Event::Failed(Refusal::Stopping), "it goes on at the next start");
+    assert_eq!(*second.paper.records.lock().unwrap(), kept);
+    assert_eq!(second.kernel.resume(|_| Ok(Some(Box::new(Nobody)))), Ok(2));
 }
 
 #[test]
@@ -705,7 +727,7 @@ fn the_journal_of_a_killed_process_says_so_and_it_does_not_come_back() {
     assert_eq!(first.kernel.signal(pid, yushan_kernel::Signal::Kill), Ok(false));
     drop(first);
     let second = system(caller, paper);
-    assert_eq!(second.kernel.resume(|_| Some(Box::new(Nobody))).unwrap(), 1);
+    assert_eq!(second.kernel.resume(|_| Ok(Some(Box::new(Nobody)))).unwrap(), 1);
     assert_eq!(second.kernel.processes()[0].pid, stays);
     let log = second.kernel.log(pid, 0).unwrap();
     assert!(

@@ -88,6 +88,12 @@ pub enum Fault {
         /// Its name.
         name: String,
     },
+    /// A model is not where it was looked for; what was looked for is said.
+    #[error("{0}")]
+    Absent(String),
+    /// The process is over.
+    #[error("process {0} has ended: `yushan logs {0}` tells how, if it had a program")]
+    Over(u64),
     /// The journal tells of no such process.
     #[error(
         "the journal tells of no process {0}: `yushan ps --all` (GET /v1/processes) lists processes; those of plain requests have no journal"
@@ -161,7 +167,7 @@ impl Fault {
                 (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("body_too_large"))
             }
             Fault::Slow { .. } => (StatusCode::REQUEST_TIMEOUT, INVALID, Some("body_too_slow")),
-            Fault::NotFound { .. } | Fault::NoJournal(_) => {
+            Fault::NotFound { .. } | Fault::Absent(_) | Fault::Over(_) | Fault::NoJournal(_) => {
                 (StatusCode::NOT_FOUND, INVALID, Some("not_found"))
             }
             Fault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, None),

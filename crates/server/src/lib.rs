@@ -29,6 +29,7 @@ mod traces;
 mod visits;
 mod watch;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,15 +124,19 @@ impl Server {
     /// Takes up what was under way when the system stopped; how many processes and background responses go
     /// on. To be called within the runtime that serves, before it does.
     pub fn resume(self: &Arc<Self>) -> Result<usize, yushan_abi::DiskError> {
+        let mut journalled = HashSet::new();
         let processes = match &self.kernel {
             Some(kernel) => kernel.resume(|life| match life.program.key.as_str() {
-                "" if life.program.parent.is_some() => Some(Box::new(yushan_abi::Nobody)),
-                "" => Some(Box::new(watch::Unread::again(self))),
-                _ => openai::responses::again(self, life),
+                "" if life.program.parent.is_some() => Ok(Some(Box::new(yushan_abi::Nobody))),
+                "" => Ok(Some(Box::new(watch::Unread::again(self)))),
+                key => {
+                    journalled.insert(key.to_string());
+                    openai::responses::again(self, life)
+                }
             })?,
             None => 0,
         };
-        Ok(processes + openai::responses::pending::resume(self)?)
+        Ok(processes + openai::responses::pending::resume(self, &journalled)?)
     }
 
     /// What the body of a request says, in JSON of so many bytes at most.

@@ -269,21 +269,27 @@ pub(crate) async fn tell(
     }
     let kernel = kernel(&server)?;
     let user = caller.tenant;
-    let told = blocking(move || {
+    blocking(move || {
         let says = |says| kernel.says(Pid(pid), &user, says).map(|()| true);
-        match order {
+        let told = match order {
             Order::Signal(signal) => kernel.signal(Pid(pid), signal),
             Order::Nice(class, weight) => kernel.nice(Pid(pid), class, weight),
             Order::Answer(text) => says(Says::Text(text)),
             Order::Allow(key, allow) => says(Says::Allow(key, allow)),
             Order::Send(text) => kernel.mail(Pid(pid), &user, text).map(|()| true),
+        };
+        match told? {
+            true => Ok(Json(json!({ "pid": pid }))),
+            false => {
+                let mut listed = kernel.processes().into_iter();
+                Err(match listed.any(|process| process.pid == Pid(pid)) {
+                    true => Fault::Over(pid),
+                    false => absent(pid),
+                })
+            }
         }
     })
-    .await??;
-    match told {
-        true => Ok(Json(json!({ "pid": pid }))),
-        false => Err(absent(pid)),
-    }
+    .await?
 }
 
 /// Where a journal is read on.

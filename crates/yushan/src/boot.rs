@@ -191,26 +191,30 @@ impl System {
             let listener = listener.with_context(why)?;
             let address = listener.local_addr()?;
             let server = Arc::new(server);
-            // Before anybody can begin a process: those that go on have their names.
-            let resumed = server.resume().context("the journal cannot be read")?;
-            if let Err(error) = publish(&mut lock, address) {
-                let _ = lock.set_len(0); // half an address would lead astray
-                eprintln!("commands need --server: {}", crate::exit::line(&error));
-            }
-            ready(address, &server);
-            match resumed {
-                0 => {}
-                1 => eprintln!("resumed 1 process or background response"),
-                many => eprintln!("resumed {many} processes and background responses"),
-            }
-            check_journal(server.disk.clone())?;
-            yushan_server::serve(listener, server, stop).await;
+            let served = async {
+                // Before anybody can begin a process: those that go on have their names.
+                let resumed = server.resume().context("what was under way cannot be read")?;
+                if let Err(error) = publish(&mut lock, address) {
+                    let _ = lock.set_len(0); // half an address would lead astray
+                    eprintln!("commands need --server: {}", crate::exit::line(&error));
+                }
+                ready(address, &server);
+                match resumed {
+                    0 => {}
+                    1 => eprintln!("resumed 1 process or background response"),
+                    many => eprintln!("resumed {many} processes and background responses"),
+                }
+                check_journal(server.disk.clone())?;
+                yushan_server::serve(listener, server, stop).await;
+                Ok(())
+            };
+            let served = served.await;
             // Before the tasks of this runtime go: who waits for a durable answer hears that the system
             // stops, and does not let go of it.
             kernel.stop();
-            Ok(())
+            served
         });
-        kernel.stop(); // wherever it failed: nothing is charged or noted any more
+        kernel.stop(); // where it could not listen either: nothing is charged or noted any more
         drop(storing); // stores the last charges
         drop(lock); // the next system may come
         served

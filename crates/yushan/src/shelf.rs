@@ -182,6 +182,6 @@ fn fault(error: anyhow::Error) -> Fault {
     let detail = exit::line(&error);
     match error.is::<BadUsage>() {
         true => Fault::invalid("model", detail),
-        false => Fault::NotFound { what: "model", name: detail },
+        false => Fault::Absent(detail),
     }
 }

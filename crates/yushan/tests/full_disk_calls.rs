@@ -88,8 +88,8 @@ fn serve(folder: &Path) -> Result<String, String> {
     let kernel = Kernel::start_in(world, vec![scripted::model(part)], Options::default());
     let (sender, events) = channel();
     let back = kernel.resume(|life| match life.program.parent {
-        None => Some(Box::new(sender.clone())),
-        Some(_) => Some(Box::new(Nobody)),
+        None => Ok(Some(Box::new(sender.clone()))),
+        Some(_) => Ok(Some(Box::new(Nobody))),
     });
     if back.map_err(|error| error.to_string())? == 0 {
         let began = yushan_kernel::journal::lives(disk.as_ref(), 0);

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use folder::{finish, folder, yushan};
 use serde_json::{Value, json};
+use yushan_abi::Disk;
 
 /// A running system; it ends with the test.
 struct System {
@@ -292,7 +293,19 @@ fn a_running_completion_is_killed() {
     let process = &processes["data"][0];
     assert_eq!((&process["pid"], &process["exit"]), (&pid.into(), &json!("killed")), "{process}");
     let (code, _, stderr) = system.command(folder.path(), "kill 4096");
-    assert!(code == Some(1) && stderr.contains("4096"), "{stderr}");
+    assert!(code == Some(1) && stderr.contains("no process \"4096\""), "{stderr}");
+    for signal in ["kill", "stop"] {
+        let (code, _, stderr) = system.command(folder.path(), &format!("{signal} {pid}"));
+        assert!(code == Some(1) && stderr.contains("has ended"), "{stderr}");
+    }
+    // Served, and not pulled.
+    let url = format!("{}/api/delete", system.address);
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut answer = agent.delete(&url).force_send_body().send(r#"{"model": "model"}"#).unwrap();
+    let said = answer.body_mut().read_to_string().unwrap();
+    let expected = json!({ "error": "no pulled model is called \"model\"; see yushan models" });
+    assert_eq!((answer.status().as_u16(), parsed(&said)), (404, expected));
 }
 
 /// What a conversation writes when these lines are typed.
@@ -430,6 +443,91 @@ fn another_server_is_one_argument() {
     drop(far);
     let (status, why) = near.ask("/v1/chat/completions", Some(question("hi", 8)), None);
     assert!(status == 500 && why.to_string().contains("does not answer"), "{why}");
+}
+
+/// Another server with a model named `model`, which takes what it is asked and does not answer. Its address.
+fn silent() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            if line.starts_with("GET") {
+                let list = r#"{"data": [{"id": "model", "max_model_len": 4096}]}"#;
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length";
+                let _ = write!(stream, "{head}: {}\r\n\r\n{list}", list.len());
+            }
+            held.push(stream);
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn what_another_server_was_asked_becomes_one_process_here() {
+    let folder = folder();
+    let (code, key, stderr) =
+        finish(yushan(folder.path(), "keys new ann --scopes look,use,manage"));
+    assert_eq!(code, Some(0), "{stderr}");
+    let key = key.trim();
+    let system = System::serve(folder.path(), &format!("{}/v1", silent()));
+    let asked = json!({
+        "model": "model", "input": "Once upon a time", "background": true, "temperature": 0,
+        "max_output_tokens": 2000,
+    });
+    let (status, queued) = system.ask("/v1/responses", Some(asked), Some(key));
+    assert_eq!(status, 200, "{queued}");
+    drop(system);
+    let waiting = || {
+        let disk = yushan_disk::Sqlite::open(&folder.path().join("home/disk")).unwrap();
+        (disk.list("background", None, "", 9).unwrap(), disk)
+    };
+    let (asked, disk) = waiting();
+    assert_eq!(asked.len(), 1);
+    drop(disk);
+    // Killed when it has become a process, and as if before it was forgotten as what is to be asked.
+    for start in 0..3 {
+        let mut system = System::start(folder.path(), "-c 50000");
+        let mut said = String::new();
+        system.stderr.read_line(&mut said).unwrap();
+        assert!(said.starts_with("resumed 1 "), "{said}");
+        if start == 0 {
+            while system.ask("/v1/processes", None, Some(key)).1["data"] == json!([]) {}
+            let stop = json!({ "signal": "stop" });
+            assert_eq!(system.ask("/v1/processes/1", Some(stop), Some(key)).0, 200);
+        }
+        drop(system);
+        let (left, disk) = waiting();
+        assert!(start == 0 || left.is_empty(), "{left:?}");
+        disk.put(&asked[0]).unwrap();
+    }
+    let mut system = System::start(folder.path(), "-c 50000");
+    let go_on = json!({ "signal": "continue" });
+    assert_eq!(system.ask("/v1/processes/1", Some(go_on), Some(key)).0, 200);
+    let path = format!("/v1/responses/{}", queued["id"].as_str().unwrap());
+    let ended = loop {
+        let (status, response) = system.ask(&path, None, Some(key));
+        assert_eq!(status, 200, "{response}");
+        if !["queued", "in_progress"].contains(&response["status"].as_str().unwrap()) {
+            break response;
+        }
+        std::thread::yield_now();
+    };
+    let (_, all) = system.ask("/v1/processes", None, Some(key));
+    let processes = all["data"].as_array().unwrap();
+    assert_eq!(processes.len(), 1, "{all}");
+    system.interrupt();
+    drop(system);
+    // And it is paid once.
+    let (_, listed, _) = finish(yushan(folder.path(), "keys list --json"));
+    let used = &parsed(&listed)[0]["used"]["total"];
+    let counts = &processes[0]["counts"];
+    for of in ["prompt", "generated"] {
+        assert_eq!(used[of], counts[of], "{listed} {ended}");
+    }
 }
 
 #[test]

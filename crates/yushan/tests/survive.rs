@@ -72,7 +72,7 @@ fn serve(folder: &Path) {
     let world = World { disk: Some(disk.clone()), tools: vec![Arc::new(tool)], ..World::default() };
     let kernel = Kernel::start_in(world, vec![scripted::model(part)], Options::default());
     let (sender, events) = channel();
-    let back = kernel.resume(|_| Some(Box::new(sender.clone()))).unwrap();
+    let back = kernel.resume(|_| Ok(Some(Box::new(sender.clone())))).unwrap();
     let begun = folder.join("begun").exists();
     if back == 0 && !begun {
         let label = Label::of(Sources::USER);

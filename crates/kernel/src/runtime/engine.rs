@@ -257,8 +257,7 @@ impl Runtime {
             // Whoever ended it has let it go.
             Exit::Done => Ok(Finish::End),
             Exit::Killed => Ok(Finish::Cancelled),
-            Exit::Budget(budget) => Ok(Finish::Budget(budget)),
-            Exit::Quota(granted) => Ok(Finish::Budget(quota(&granted))),
+            Exit::Budget(of) | Exit::Quota(of) => Ok(Finish::Budget(of)),
             Exit::Failed(why) => Err(Refusal::Internal(why)),
         };
         self.let_go(pid, exit, end, Vec::new());
@@ -307,9 +306,4 @@ impl Runtime {
         }
         happened.into_iter().for_each(|event| self.tell(event));
     }
-}
-
-/// As whoever reads hears that a quota ended a process.
-pub(super) fn quota(granted: &str) -> String {
-    format!("quota of {granted}")
 }

@@ -47,7 +47,7 @@ pub use self::swap::{SwapFile, Swapped};
 use crate::billing::Billing;
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
-use crate::journal::{self, Logged, Mark};
+use crate::journal::{self, Logged, Mark, Told};
 use crate::life::{Entry, Life, Program};
 use crate::process::{Exit, Pid, Price, Process, Signal, Spawn, Spent};
 use crate::scheduler::{Limits, Order, Scheduler};
@@ -264,28 +264,54 @@ impl Kernel {
 
     /// Brings back the processes that the journal tells of and that are not over; how many. `sinks`
     /// gives each a reader, and `None` to one that nobody wants any more: it ends. Those that have a
-    /// key and ended before their reader can have heard of it are shown to it, too.
+    /// key and ended before their reader can have heard of it are shown to it, too. If it cannot say who wants one,
+    /// none comes back, and all do at the next start.
     pub fn resume(
         &self,
-        mut sinks: impl FnMut(&Life) -> Option<Box<dyn Sink>>,
+        sinks: impl FnMut(&Life) -> Result<Option<Box<dyn Sink>>, DiskError>,
     ) -> Result<usize, DiskError> {
         let Some(disk) = self.world.disk.as_deref() else { return Ok(0) };
         let mark = Mark::read(disk)?;
         let lives = journal::lives(disk, mark.from)?;
         let last = lives.keys().last().map_or(mark.last, |pid| pid.0.max(mark.last));
         self.send(Command::Behind(Pid(last)));
+        let mut back = Vec::new();
+        let from = self.ask_for_readers(&lives, sinks, &mut back).inspect_err(|_| {
+            for (_, sink) in &mut back {
+                sink.push(Shown::Failed(stopped()));
+            }
+        })?;
+        let count = back.len();
+        let back = back.into_iter().map(|(told, sink)| {
+            let lived = told.times.1.saturating_sub(told.times.0);
+            (told.life.clone(), lived, sink)
+        });
+        self.send(Command::Resume(back.collect()));
+        let next = lives.values().map(|told| told.first).max().map_or(mark.from, |first| first + 1);
+        // Without it the next start only reads more.
+        let _ = Mark { from: from.min(next), last }.write(disk, clock());
+        Ok(count)
+    }
+
+    /// Finds those that go on, with their readers, shows the others their ends; from where on the journal is needed.
+    fn ask_for_readers<'a>(
+        &self,
+        lives: &'a BTreeMap<Pid, Told>,
+        mut sinks: impl FnMut(&Life) -> Result<Option<Box<dyn Sink>>, DiskError>,
+        back: &mut Vec<(&'a Told, Box<dyn Sink>)>,
+    ) -> Result<u64, DiskError> {
         let orphan = |life: &Life| {
             let parent = life.program.parent.and_then(|parent| lives.get(&parent));
             life.program.parent.is_some() && parent.is_none_or(|told| told.life.exit.is_some())
         };
-        let (mut back, mut from) = (Vec::new(), u64::MAX);
+        let mut from = u64::MAX;
         for told in lives.values() {
             let life = &told.life;
             if life.exit.is_some() {
                 if life.program.parent.is_some() {
                     self.send(Command::Ended(Box::new(life.clone())));
                 } else if !life.program.key.is_empty()
-                    && let Some(sink) = sinks(life)
+                    && let Some(sink) = sinks(life)?
                 {
                     // Shown at the next start too, if it was not kept by then.
                     from = from.min(told.first);
@@ -298,7 +324,7 @@ impl Kernel {
                 from = from.min(told.first);
                 continue;
             }
-            match if orphan(life) { None } else { sinks(life) } {
+            match if orphan(life) { None } else { sinks(life)? } {
                 Some(sink) => {
                     from = from.min(told.first);
                     back.push((told, sink));
@@ -311,16 +337,7 @@ impl Kernel {
                 }
             }
         }
-        let count = back.len();
-        let back = back.into_iter().map(|(told, sink)| {
-            let lived = told.times.1.saturating_sub(told.times.0);
-            (told.life.clone(), lived, sink)
-        });
-        self.send(Command::Resume(back.collect()));
-        let next = lives.values().map(|told| told.first).max().map_or(mark.from, |first| first + 1);
-        // Without it the next start only reads more.
-        let _ = Mark { from: from.min(next), last }.write(disk, clock());
-        Ok(count)
+        Ok(from)
     }
 
     /// The journal of a process behind the record of number `after`; 0: from its beginning.
@@ -343,10 +360,15 @@ impl Kernel {
         self.ask(|reply| Command::Mail(pid, user, text, reply)).unwrap_or_else(|| Err(stopped()))
     }
 
+    /// Whether there is such a model, in memory or on the shelf. May read a disk.
+    pub fn knows(&self, model: &str) -> bool {
+        self.beginner.models.knows(model)
+    }
+
     /// Whether what a program uses of this model is charged here, so that nobody else needs to. May
     /// read a disk.
     pub fn bills(&self, model: &str) -> bool {
-        self.world.billing.is_some() && self.beginner.models.knows(model)
+        self.world.billing.is_some() && self.knows(model)
     }
 
     /// What a process with a program that is alive has been told and has said.
@@ -402,8 +424,7 @@ fn stopped() -> Refusal {
 fn show_end(life: &Life, mut sink: Box<dyn Sink>) {
     let (counts, calls) = (life.counts, life.open.iter().cloned().collect());
     let finish = match life.exit.clone() {
-        Some(Exit::Budget(budget)) => Finish::Budget(budget),
-        Some(Exit::Quota(granted)) => Finish::Budget(engine::quota(&granted)),
+        Some(Exit::Budget(of) | Exit::Quota(of)) => Finish::Budget(of),
         Some(Exit::Killed) => Finish::Cancelled,
         _ => life.finish.clone().unwrap_or(Finish::End),
     };

@@ -380,7 +380,7 @@ fn processes_and_their_children_are_charged_to_the_key_that_began_them() {
     assert_eq!(charged(&first), before);
     drop(kernel);
     let kernel = house.kernel_with(second.clone());
-    assert_eq!(kernel.resume(|_| Some(Box::new(yushan_abi::Nobody))), Ok(1));
+    assert_eq!(kernel.resume(|_| Ok(Some(Box::new(yushan_abi::Nobody)))), Ok(1));
     until(|| kernel.mail(pid, "ann", "go on".into()).ok());
     assert_eq!(exit(&kernel, pid), Exit::Done);
     let after = told(&kernel, &[1, 2]);

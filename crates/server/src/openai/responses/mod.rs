@@ -21,7 +21,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
-use yushan_abi::{Message, Sink};
+use yushan_abi::{DiskError, Message, Sink};
 use yushan_kernel::Life;
 
 pub(crate) use object::ResponseObject;
@@ -31,12 +31,13 @@ pub(crate) use running::Running;
 use crate::Server;
 use crate::body::{CONVERSATION, refuse};
 use crate::doors::Caller;
-use crate::events::{Events, blocking};
+use crate::events::Events;
 use crate::fault::{ErrorBody, Fault};
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
 use crate::watch::Watch;
 use object::{KIND, Kept};
+use pending::Own;
 use request::Asked;
 use running::Stage;
 use stream::ResponseFace;
@@ -128,15 +129,14 @@ async fn in_background(
     let Asked { mut request, object, input, .. } = asked;
     request.durable = Some(object.id.clone());
     request.account.clone_from(&caller.key);
-    pending::note(&server, &object.id, &caller.tenant, &request).await?;
+    let own = Own::model(&server, &request.model).await?;
+    if !own.keeps {
+        pending::note(&server, &object.id, &caller.tenant, &request).await?;
+    }
     // Before the task begins: what it ends with must come after.
     keep(&server, &object, &input, &caller.tenant).await?;
     let queued = Json(object.clone()).into_response();
-    let billed = match (server.kernel.clone(), request.model.clone()) {
-        (Some(kernel), model) => blocking(move || kernel.bills(&model)).await?,
-        (None, _) => false,
-    };
-    let watch = Watch::durable(&server, caller, &request, billed);
+    let watch = Watch::durable(&server, caller, &request, own.bills);
     match Events::begin(&server.complete, watch, request, 1).await {
         Ok(events) => {
             let begun = std::future::ready(Ok(events));
@@ -187,14 +187,16 @@ fn collect(
 
 /// Takes up background responses where they stood when the server stopped: a reader for a process that
 /// the journal tells of, if its response waits for it.
-pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Option<Box<dyn Sink>> {
-    let document = server.disk.get(KIND, &life.program.key).ok().flatten()?;
-    let kept = Kept::of(&document).ok().filter(|kept| kept.response["status"] == "queued")?;
+pub(crate) fn again(server: &Arc<Server>, life: &Life) -> Result<Option<Box<dyn Sink>>, DiskError> {
+    let document = server.disk.get(KIND, &life.program.key)?;
+    let kept = document.and_then(|document| Some((Kept::of(&document).ok()?, document.owner)));
+    let waits = kept.filter(|(kept, _)| kept.response["status"] == "queued");
+    let Some((kept, owner)) = waits else { return Ok(None) };
     let object = ResponseObject::again(&kept, &life.program.request);
     let (events, sink) = Events::again(Watch::again(server, None));
     let begun = std::future::ready(Ok(events));
-    collect(server.clone(), begun, object, kept.input, document.owner);
-    Some(sink)
+    collect(server.clone(), begun, object, kept.input, owner);
+    Ok(Some(sink))
 }
 
 /// The caller's response of this name, with the status it has now.
