@@ -164,8 +164,15 @@ fn resident() -> f64 {
     kilobytes.unwrap_or(0.0) / 1024.0
 }
 
+/// One test at a time: they look at the memory of the process that they share.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[test]
 fn a_thousand_streams_get_what_each_would_alone_and_memory_stays() {
+    let _alone = alone();
     let (host, seen) = host(8, 1024);
     let prompts: Vec<String> = (0..20).map(|at| format!("tale {at}: once")).collect();
     let alone: BTreeMap<&str, String> = prompts
@@ -234,6 +241,7 @@ impl Drop for Leaves {
 
 #[test]
 fn a_thousand_readers_that_go_free_slot_and_pages_within_one_step() {
+    let _alone = alone();
     let (loaded, seen) = loaded(16);
     let kernel = Kernel::start(vec![loaded], Options { slots: 8, ..Options::default() });
     let seed = 11;
@@ -289,6 +297,7 @@ fn a_thousand_readers_that_go_free_slot_and_pages_within_one_step() {
 
 #[test]
 fn connections_that_break_at_any_point_leave_nothing_behind() {
+    let _alone = alone();
     let (host, seen) = host(4, 1024);
     let (clients, address) = (clients(), host.address);
     let mut random = Random(5);
@@ -321,6 +330,7 @@ fn connections_that_break_at_any_point_leave_nothing_behind() {
 
 #[test]
 fn far_too_many_are_refused_and_those_that_were_let_in_end_as_they_should() {
+    let _alone = alone();
     const MOST: usize = 12;
     let (host, seen) = host(4, MOST);
     let (alone, ..) = ask_all(&host, vec![(body("once", 40), None)])[0].read().unwrap();
