@@ -31,14 +31,23 @@ impl Groups {
         for line in text.lines() {
             let mut parts = line.splitn(3, ':').skip(1);
             let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-            let below = |folder: &str| Path::new(ROOT).join(folder).join(path.trim_start_matches('/'));
+            let below =
+                |folder: &str| Path::new(ROOT).join(folder).join(path.trim_start_matches('/'));
             let memory = limits.memory.to_string();
             let pids = (limits.processes + 3).to_string();
             match controllers {
-                "memory" => groups.add("memory", below("memory").join(&name), &[("memory.limit_in_bytes", &memory)]),
+                "memory" => groups.add(
+                    "memory",
+                    below("memory").join(&name),
+                    &[("memory.limit_in_bytes", &memory)],
+                ),
                 "pids" => groups.add("pids", below("pids").join(&name), &[("pids.max", &pids)]),
                 "" => {
-                    let settings = [("memory.max", memory.as_str()), ("pids.max", &pids), ("memory.swap.max", "0")];
+                    let settings = [
+                        ("memory.max", memory.as_str()),
+                        ("pids.max", &pids),
+                        ("memory.swap.max", "0"),
+                    ];
                     groups.add("memory and pids", below("").join(&name), &settings);
                 }
                 _ => {}
@@ -70,7 +79,9 @@ impl Drop for Groups {
         for folder in &self.folders {
             for _ in 0..TRIES {
                 match fs::remove_dir(folder) {
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(TRY),
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        std::thread::sleep(TRY)
+                    }
                     _ => break,
                 }
             }

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     DumpableBehavior, Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions, WaitStatus, getpid, getppid,
-    getuid, kill_process, kill_process_group, pidfd_open, set_child_subreaper, set_dumpable_behavior,
-    set_parent_process_death_signal, setsid, wait, waitpid,
+    getuid, kill_process, kill_process_group, pidfd_open, set_child_subreaper,
+    set_dumpable_behavior, set_parent_process_death_signal, setpgid, setsid, wait, waitpid,
 };
 use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,14 @@ pub(crate) struct Order {
     pub(crate) parent: u32,
     pub(crate) groups: Vec<PathBuf>,
     pub(crate) controllers: Vec<String>,
+}
+
+/// What it says when the walls stand.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) held: Held,
+    /// The command's process, and the number of its group, as the command sees them.
+    pub(crate) leader: i32,
 }
 
 /// Must be the first call of `main` in a program that starts sandboxes: in a process that was started to
@@ -98,7 +106,8 @@ fn begin() -> Done<i32> {
     let parent = i32::try_from(order.parent).ok().and_then(Pid::from_raw);
     let parent = parent.ok_or("the order names no parent")?;
     let parent = pidfd_open(parent, PidfdFlags::empty()).map_err(at("the parent"))?;
-    if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get().cast_unsigned()) != Some(order.parent) {
+    if getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get().cast_unsigned()) != Some(order.parent)
+    {
         return Err("the program that asked is gone".into());
     }
     let joined = order.groups.iter().all(|folder| group::join(folder).is_ok());
@@ -134,8 +143,7 @@ fn begin() -> Done<i32> {
     };
     let child = pidfd_open(first, PidfdFlags::empty()).map_err(at("waiting"))?;
     close_streams();
-    let mut watched =
-        [PollFd::new(&parent, PollFlags::IN), PollFd::new(&child, PollFlags::IN)];
+    let mut watched = [PollFd::new(&parent, PollFlags::IN), PollFd::new(&child, PollFlags::IN)];
     loop {
         match poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => {}
@@ -148,7 +156,7 @@ fn begin() -> Done<i32> {
     }
     let status = waitpid(Some(first), WaitOptions::empty()).map_err(at("waiting"))?;
     if jail.tier == Tier::Narrow {
-        end_all();
+        end_all(first);
     }
     Ok(status.map_or(NO_COMMAND, |(_, status)| code(status)))
 }
@@ -162,12 +170,10 @@ fn code(status: WaitStatus) -> i32 {
     }
 }
 
-/// Ends what the command left behind, where no namespace does it. None of them can leave the group of processes.
-fn end_all() {
-    let group = getpid();
-    // This process is in the group too, and waits until it is the last.
-    let _ = rustix::process::setpgid(None, None);
-    let _ = kill_process_group(group, Signal::KILL);
+/// Ends what the command left behind, where no namespace does it. None of them can leave the command's group.
+fn end_all(leader: Pid) {
+    let _ = kill_process_group(leader, Signal::KILL); // perhaps nobody is left
+    // Orphans are this process's children now.
     while wait(WaitOptions::empty()).is_ok() {}
 }
 
@@ -217,7 +223,10 @@ fn first_process(jail: &Jail, user: Option<u32>, held: &mut Held) -> Done<()> {
 fn command(jail: &Jail, user: Option<u32>, held: &mut Held) -> Done<()> {
     if jail.tier == Tier::Full {
         setsid().map_err(at("a session"))?;
-    } else if let Some(scratch) = &jail.scratch {
+    } else {
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(at("ending together"))?;
+        setpgid(None, None).map_err(at("a group"))?;
+        let scratch = jail.scratch.as_ref().ok_or("this tier needs a scratch folder")?;
         std::env::set_current_dir(scratch).map_err(at("the scratch folder"))?;
     }
     let filters = Filters::compile().map_err(at("the filter"))?;
@@ -233,7 +242,8 @@ fn command(jail: &Jail, user: Option<u32>, held: &mut Held) -> Done<()> {
     confine::drop_capabilities().map_err(at("capabilities"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(at("dumps"))?;
     held.landlock = confine::restrict(jail).map_err(at("Landlock"))?.to_string();
-    say(READY, &serde_json::to_string(held).map_err(at("the report"))?);
+    let report = Report { held: held.clone(), leader: getpid().as_raw_nonzero().get() };
+    say(READY, &serde_json::to_string(&report).map_err(at("the report"))?);
     filters.apply().map_err(at("the filter"))?;
     Err(format!("{}: {}", jail.program.display(), execute(&program, &arguments, &environment)))
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-    mount_remount, move_mount, open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{chdir, pivot_root};
 
@@ -32,7 +32,8 @@ pub(crate) fn enter(readable: &[PathBuf], scratch: u64) -> io::Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     // All are taken before anything is covered.
     let mut parts: Vec<Part> = readable.iter().map(|path| part(path)).collect::<io::Result<_>>()?;
-    let devices = DEVICES.iter().map(|path| tree(Path::new(path))).collect::<io::Result<Vec<_>>>()?;
+    let devices =
+        DEVICES.iter().map(|path| tree(Path::new(path))).collect::<io::Result<Vec<_>>>()?;
     // A folder before what lies in it.
     parts.sort_by_key(|part| match part {
         Part::Tree(path, ..) | Part::Link(path, _) => path.components().count(),

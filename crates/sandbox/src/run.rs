@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::group::Groups;
-use crate::init::{self, FAILED, NAME, ORDER, Order, READY};
+use crate::init::{self, FAILED, NAME, ORDER, Order, READY, Report};
 use crate::{Error, Held, Jail};
 
 /// Most bytes of the line with which the walls report.
@@ -27,6 +27,8 @@ pub struct Prisoner {
     /// What it complains about.
     pub stderr: Option<ChildStderr>,
     held: Held,
+    /// The group of processes that has all of it, where no namespace has.
+    group: Option<Pid>,
     deadline: Instant,
     /// Removed after the child has ended.
     _groups: Groups,
@@ -73,11 +75,16 @@ impl Jail {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let deadline = Instant::now() + self.limits.wall;
         let mut child = command.spawn()?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let held = Held { namespaces: false, landlock: String::new(), groups: vec![], own_user: false };
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let held =
+            Held { namespaces: false, landlock: String::new(), groups: vec![], own_user: false };
         // From here on whatever fails ends the child.
-        let mut prisoner = Prisoner { child, stdin, stdout, stderr, held, deadline, _groups: groups };
-        prisoner.held = prisoner.report()?;
+        let mut prisoner =
+            Prisoner { child, stdin, stdout, stderr, held, group: None, deadline, _groups: groups };
+        let report = prisoner.report()?;
+        prisoner.group = Pid::from_raw(report.leader).filter(|_| !report.held.namespaces);
+        prisoner.held = report.held;
         Ok(prisoner)
     }
 
@@ -99,7 +106,7 @@ impl Prisoner {
     }
 
     /// The first line: everything after it is the command's own.
-    fn report(&mut self) -> Result<Held, Error> {
+    fn report(&mut self) -> Result<Report, Error> {
         let mut line = Vec::new();
         let mut byte = [0];
         let stderr = self.stderr.as_mut().ok_or_else(|| io::Error::other("no stream"))?;
@@ -108,7 +115,7 @@ impl Prisoner {
         }
         let line = String::from_utf8_lossy(&line);
         match (line.strip_prefix(READY), line.strip_prefix(FAILED)) {
-            (Some(held), _) => Ok(serde_json::from_str(held).map_err(io::Error::from)?),
+            (Some(report), _) => Ok(serde_json::from_str(report).map_err(io::Error::from)?),
             (_, Some(why)) => Err(Error::Unavailable(why.to_string())),
             _ => Err(Error::Unavailable(format!("the process that builds it ended: {line:?}"))),
         }
@@ -116,11 +123,11 @@ impl Prisoner {
 
     /// Ends it with all that it started.
     pub fn kill(&mut self) {
-        // Those that have left their first process behind, where no namespace holds them, are in the same group.
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        // A process that has ended has ended its group itself; the number may be another's by now.
+        if let Some(group) = self.group
             && matches!(self.child.try_wait(), Ok(None))
         {
-            let _ = kill_process_group(group, Signal::KILL); // it may have ended
+            let _ = kill_process_group(group, Signal::KILL); // it may have ended just now
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -155,9 +162,8 @@ impl Prisoner {
             }
         };
         self.kill();
-        let [stdout, stderr] = readers.map(|reader| {
-            reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
-        });
+        let [stdout, stderr] =
+            readers.map(|reader| reader.and_then(|reader| reader.join().ok()).unwrap_or_default());
         // A stream may have been filled in the last moment.
         let over = stdout.len() > output || stderr.len() > output;
         let end = if over { End::Output } else { end };

@@ -236,7 +236,8 @@ const FCNTLS: &[libc::c_int] = &[
     libc::F_SETLKW,
     libc::F_GETPIPE_SZ,
 ];
-const PRCTLS: &[libc::c_int] = &[libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_PDEATHSIG, libc::PR_SET_VMA];
+const PRCTLS: &[libc::c_int] =
+    &[libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_PDEATHSIG, libc::PR_SET_VMA];
 /// Namespaces that a new process or thread would be put into.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
@@ -276,7 +277,13 @@ impl Filters {
         let family = condition(0, SeccompCmpOp::Eq, libc::AF_UNIX)?;
         let stream = condition(1, SeccompCmpOp::MaskedEq(0xf), libc::SOCK_STREAM)?;
         rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![family, stream])?]);
-        for number in [libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_shutdown] {
+        for number in [
+            libc::SYS_sendto,
+            libc::SYS_recvfrom,
+            libc::SYS_sendmsg,
+            libc::SYS_recvmsg,
+            libc::SYS_shutdown,
+        ] {
             rules.insert(number, Vec::new());
         }
         Ok(Filters {
