@@ -7,6 +7,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,6 +123,7 @@ fn begin() -> Done<i32> {
         groups: controllers,
         own_user: jail.tier == Tier::Full,
     };
+    let asked = Asked::listen().map_err(at("signals"))?;
     let first = match jail.tier {
         Tier::Full => {
             unshare(is_root)?;
@@ -133,6 +135,7 @@ fn begin() -> Done<i32> {
         }
     };
     let Some(first) = first else {
+        asked.ignore().map_err(at("signals"))?;
         let end = match jail.tier {
             Tier::Full => first_process(jail, user, &mut held),
             Tier::Narrow => command(jail, None, &mut held),
@@ -151,7 +154,7 @@ fn begin() -> Done<i32> {
             Ok(_) => break,
         }
     }
-    if watched[1].revents().is_empty() {
+    if watched[0].revents().is_empty() {
         let _ = kill_process(first, Signal::KILL); // nobody wants it any more
     }
     let status = waitpid(Some(first), WaitOptions::empty()).map_err(at("waiting"))?;
@@ -175,6 +178,44 @@ fn end_all(leader: Pid) {
     let _ = kill_process_group(leader, Signal::KILL); // perhaps nobody is left
     // Orphans are this process's children now.
     while wait(WaitOptions::empty()).is_ok() {}
+}
+
+/// SIGTERM as something to wait for: who is asked to end waits for the others first.
+struct Asked {
+    set: libc::sigset_t,
+    descriptor: OwnedFd,
+}
+
+impl Asked {
+    #[allow(unsafe_code)] // there is no safe one
+    fn listen() -> io::Result<Asked> {
+        // SAFETY: the set is made by the C library before it is read, and outlives the calls; the descriptor is new and owned by
+        // nobody else.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) {
+                -1 => Err(io::Error::last_os_error()),
+                descriptor => Ok(Asked { set, descriptor: OwnedFd::from_raw_fd(descriptor) }),
+            }
+        }
+    }
+
+    /// As it is in every new process.
+    #[allow(unsafe_code)] // there is no safe one
+    fn ignore(self) -> io::Result<()> {
+        // SAFETY: the set was made in `listen`.
+        match unsafe {
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const self.set, std::ptr::null_mut())
+        } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 /// The namespaces. Root needs none for users: its command gets a user that nobody else has.

@@ -16,6 +16,8 @@ use rustix::process::{chdir, pivot_root};
 /// Where the new root is put together: a folder that every system has.
 const BASE: &str = "/tmp";
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
+/// Files and folders that the scratch folder may hold: each takes memory, even an empty one.
+const FILES: u32 = 10_000;
 /// The user that programs look up.
 const PASSWD: &str = "user:x:1000:1000:user:/scratch:/bin/sh\n";
 const GROUP: &str = "user:x:1000:\n";
@@ -62,7 +64,7 @@ pub(crate) fn enter(readable: &[PathBuf], scratch: u64) -> io::Result<()> {
     }
     fs::write(inside(Path::new("etc/passwd")), PASSWD)?;
     fs::write(inside(Path::new("etc/group")), GROUP)?;
-    let data = std::ffi::CString::new(format!("size={scratch},mode=1777"))?;
+    let data = std::ffi::CString::new(format!("size={scratch},nr_inodes={FILES},mode=1777"))?;
     mount("tmpfs", inside(Path::new("scratch")), "tmpfs", quiet | MountFlags::NOEXEC, &*data)?;
     symlink("scratch", inside(Path::new("tmp"))).or_else(exists)?;
     let flags = quiet | MountFlags::NOEXEC;

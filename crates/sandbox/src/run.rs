@@ -6,7 +6,7 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::group::Groups;
 use crate::init::{self, FAILED, NAME, ORDER, Order, READY, Report};
@@ -15,7 +15,10 @@ use crate::{Error, Held, Jail};
 /// Most bytes of the line with which the walls report.
 const REPORT: usize = 4096;
 /// How often an end is looked for.
-const LOOK: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(1);
+
+/// How often it is looked for before the supervisor itself is ended.
+const TRIES: usize = 500;
 
 /// A command that runs. It and all that it started are ended when this is dropped.
 pub struct Prisoner {
@@ -121,13 +124,21 @@ impl Prisoner {
         }
     }
 
-    /// Ends it with all that it started.
+    /// Ends it with all that it started; on return nothing of it is left.
     pub fn kill(&mut self) {
-        // A process that has ended has ended its group itself; the number may be another's by now.
-        if let Some(group) = self.group
-            && matches!(self.child.try_wait(), Ok(None))
-        {
-            let _ = kill_process_group(group, Signal::KILL); // it may have ended just now
+        // The supervisor ends the others, waits for them and goes. It does what it is told: the command cannot reach it.
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        for _ in 0..TRIES {
+            match (self.child.try_wait(), pid) {
+                (Ok(None), Some(pid)) => {
+                    let _ = kill_process(pid, Signal::TERM); // it may have ended just now
+                    std::thread::sleep(LOOK);
+                }
+                _ => return,
+            }
+        }
+        if let Some(group) = self.group {
+            let _ = kill_process_group(group, Signal::KILL); // perhaps nobody is left
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

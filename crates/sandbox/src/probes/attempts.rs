@@ -63,8 +63,15 @@ const fn refuse(name: &'static str, what: &'static str, attempt: fn(&Outside) ->
 pub(super) const ALL: &[Probe] = &[
     // Files.
     refuse("read-secret", "read a file outside", |outside| leak(outside.folder.join("secret"))),
-    refuse("read-home", "list the home of whoever runs this", |_| {
-        all_refused(["/root", "/home"].map(fs::read_dir))
+    refuse("read-home", "list the home of whoever runs this", |outside| {
+        match fs::read_dir(&outside.home) {
+            Err(error) => Attempt::Stopped(error.to_string()),
+            // The way to this program may lead through it.
+            Ok(entries) => match entries.flatten().count() {
+                0 | 1 => Attempt::Stopped("there is nothing but the way to the program".into()),
+                count => Attempt::WentThrough(format!("{count} entries")),
+            },
+        }
     }),
     refuse("read-by-link", "read it through a symbolic link", |outside| {
         let _ = symlink(outside.folder.join("secret"), "link"); // it may be there
@@ -137,7 +144,7 @@ pub(super) const ALL: &[Probe] = &[
         }
     }),
     refuse("environment", "find secrets in the environment", |_| {
-        let known = ["PATH", "LANG", "FOLDER", "PARENT", "PORT", "NAME"];
+        let known = ["PATH", "LANG", "HOME", "FOLDER", "PARENT", "PORT", "NAME"];
         match std::env::vars().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Attempt::Stopped("it has what was given".into()),
             Some((name, _)) => Attempt::WentThrough(name),
@@ -402,7 +409,7 @@ pub(super) const ALL: &[Probe] = &[
             Ok(mut file) => bomb(10 << 10, || file.write_all(&block)),
         }
     }),
-    probe("many-files", "write a million files", Ends::RefusedOrKilled, |_| {
+    probe("many-files", "write a million files", Ends::RefusedOrLate, |_| {
         let mut at = 0;
         bomb(1_000_000, || {
             at += 1;

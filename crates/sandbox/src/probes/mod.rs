@@ -47,6 +47,8 @@ enum Ends {
     Refused,
     /// It is refused or killed.
     RefusedOrKilled,
+    /// It is refused, or its time ends it.
+    RefusedOrLate,
     /// Its time ends it.
     Deadline,
     /// Its output ends it.
@@ -62,6 +64,7 @@ enum Attempt {
 /// What attempts know of the outside; they get it in their environment.
 struct Outside {
     folder: PathBuf,
+    home: PathBuf,
     parent: i32,
     port: u16,
     name: String,
@@ -107,6 +110,7 @@ pub(crate) fn attempt(name: &str) -> i32 {
     let of = |name: &str| std::env::var(name).unwrap_or_default();
     let outside = Outside {
         folder: of("FOLDER").into(),
+        home: of("HOME").into(),
         parent: of("PARENT").parse().unwrap_or(1),
         port: of("PORT").parse().unwrap_or(1),
         name: of("NAME"),
@@ -157,6 +161,7 @@ impl Stage {
         jail.arguments = vec![ARGUMENT.into(), probe.into()];
         jail.scratch = Some(self.scratch.clone());
         jail.environment.extend([
+            ("HOME".into(), std::env::var("HOME").unwrap_or_else(|_| "/root".into())),
             ("FOLDER".into(), self.folder.display().to_string()),
             ("PARENT".into(), std::process::id().to_string()),
             ("PORT".into(), self.tcp.local_addr()?.port().to_string()),
@@ -172,7 +177,7 @@ impl Stage {
     fn make(&self, tier: Tier, probe: &Probe) -> Result<String, String> {
         let text = |error: Error| error.to_string();
         let mut jail = self.jail(tier, probe.name).map_err(|error| error.to_string())?;
-        if probe.ends == Ends::Deadline {
+        if matches!(probe.ends, Ends::Deadline | Ends::RefusedOrLate) {
             jail.limits.wall = SHORT;
         }
         let begun = Instant::now();
@@ -234,11 +239,13 @@ fn judge(ends: Ends, outcome: &Outcome) -> Result<String, String> {
     }
     match (outcome.end, ends) {
         (End::Exit(WENT_THROUGH), _) => Err(said),
-        (End::Exit(STOPPED), Ends::Refused | Ends::RefusedOrKilled) => Ok(said),
+        (End::Exit(STOPPED), Ends::Refused | Ends::RefusedOrKilled | Ends::RefusedOrLate) => {
+            Ok(said)
+        }
         (End::Exit(code), Ends::RefusedOrKilled) if code > 128 => {
             Ok(format!("killed by signal {}", code - 128))
         }
-        (End::Deadline, Ends::Deadline) => Ok("its time ended it".into()),
+        (End::Deadline, Ends::Deadline | Ends::RefusedOrLate) => Ok("its time ended it".into()),
         (End::Output, Ends::Output) => Ok("its output ended it".into()),
         (end, _) => {
             let stderr = String::from_utf8_lossy(&outcome.stderr);
