@@ -146,7 +146,11 @@ fn begin() -> Done<i32> {
     };
     let child = pidfd_open(first, PidfdFlags::empty()).map_err(at("waiting"))?;
     close_streams();
-    let mut watched = [PollFd::new(&parent, PollFlags::IN), PollFd::new(&child, PollFlags::IN)];
+    let mut watched = [
+        PollFd::new(&child, PollFlags::IN),
+        PollFd::new(&parent, PollFlags::IN),
+        PollFd::new(&asked.descriptor, PollFlags::IN),
+    ];
     loop {
         match poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => {}
