@@ -11,8 +11,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     DumpableBehavior, Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions, WaitStatus, getpid, getppid,
     getuid, kill_process, kill_process_group, pidfd_open, set_child_subreaper,
@@ -36,6 +37,9 @@ const NO_COMMAND: i32 = 127;
 const USERS: u32 = 0x6000_0000;
 /// The user's number in a namespace of its own.
 const INSIDE: u32 = 1000;
+
+/// How often the memory of all together is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 static ENTERED: AtomicBool = AtomicBool::new(false);
 
@@ -151,10 +155,17 @@ fn begin() -> Done<i32> {
         PollFd::new(&parent, PollFlags::IN),
         PollFd::new(&asked.descriptor, PollFlags::IN),
     ];
+    // The root is shared with the first process, and so are the names of processes there.
+    let seen = if jail.tier == Tier::Full { Pid::INIT } else { first };
+    // Where no cgroup bounds the memory of all together, somebody looks.
+    let is_bounded = held.groups.iter().any(|name| name.starts_with("memory"));
+    let look =
+        (!is_bounded).then(|| Timespec::try_from(LOOK)).transpose().map_err(at("waiting"))?;
     loop {
-        match poll(&mut watched, None) {
+        match poll(&mut watched, look.as_ref()) {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(format!("waiting: {error}")),
+            Ok(0) if memory(seen) <= jail.limits.memory => {}
             Ok(_) => break,
         }
     }
@@ -166,6 +177,18 @@ fn begin() -> Done<i32> {
         end_all(first);
     }
     Ok(status.map_or(NO_COMMAND, |(_, status)| code(status)))
+}
+
+/// Bytes in memory of a process and all that it started.
+fn memory(pid: Pid) -> u64 {
+    let pid = pid.as_raw_nonzero();
+    let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let pages: u64 =
+        text("statm").split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    let children = text(&format!("task/{pid}/children"));
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    let below: u64 = children.filter_map(Pid::from_raw).map(memory).sum();
+    pages * rustix::param::page_size() as u64 + below
 }
 
 /// As a shell says it.

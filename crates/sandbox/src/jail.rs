@@ -23,7 +23,8 @@ pub struct Limits {
     pub wall: Duration,
     /// Seconds of processor time, for each process.
     pub cpu_seconds: u64,
-    /// Bytes of address space, for each process; where there are cgroups, of memory for all together too.
+    /// Bytes of address space, for each process, and of memory for all together: by a cgroup, or, where there is none, by
+    /// looking twenty times a second.
     pub memory: u64,
     /// Processes and threads.
     pub processes: u64,
