@@ -394,7 +394,7 @@ pub(super) const ALL: &[Probe] = &[
     }),
     probe(
         "memory-by-processes",
-        "take 8 GB in many processes",
+        "take three times its memory in many processes",
         Ends::RefusedOrKilled,
         memory_by_processes,
     ),
@@ -462,19 +462,19 @@ fn bomb(most: usize, mut once: impl FnMut() -> io::Result<()>) -> Attempt {
     Attempt::WentThrough(format!("{most} were allowed"))
 }
 
-/// Sixteen times half a gigabyte.
+/// Each takes less than one may have.
 fn memory_by_processes(_: &Outside) -> Attempt {
     let mut children = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..8 {
         match fork() {
             Ok(None) => {
                 let mut bytes: Vec<u8> = Vec::new();
-                if bytes.try_reserve_exact(480 << 20).is_err() {
+                if bytes.try_reserve_exact(192 << 20).is_err() {
                     std::process::exit(1);
                 }
-                bytes.resize(480 << 20, 1);
-                std::thread::sleep(Duration::from_secs(3));
-                std::process::exit(i32::from(bytes.len() != 480 << 20));
+                bytes.resize(192 << 20, 1);
+                std::thread::sleep(Duration::from_secs(2));
+                std::process::exit(i32::from(bytes.len() != 192 << 20));
             }
             Ok(Some(pid)) => children.push(pid),
             Err(_) => break,
@@ -488,8 +488,8 @@ fn memory_by_processes(_: &Outside) -> Attempt {
         grown += usize::from(waited.is_ok() && status == 0);
     }
     match grown {
-        16 => Attempt::WentThrough("all had their memory at once".into()),
-        grown => Attempt::Stopped(format!("{grown} of 16 had theirs")),
+        8 => Attempt::WentThrough("all had their memory at once".into()),
+        grown => Attempt::Stopped(format!("{grown} of 8 had theirs")),
     }
 }
 
