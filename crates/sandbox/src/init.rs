@@ -148,19 +148,24 @@ fn begin() -> Done<i32> {
         say(FAILED, &why);
         std::process::exit(NO_COMMAND);
     };
-    let child = pidfd_open(first, PidfdFlags::empty()).map_err(at("waiting"))?;
     close_streams();
+    guard(first, &parent, &asked, jail, &held)
+}
+
+/// Waits for the end: of the command, of the program that wants it, or of its memory.
+fn guard(first: Pid, parent: &OwnedFd, asked: &Asked, jail: &Jail, held: &Held) -> Done<i32> {
+    let child = pidfd_open(first, PidfdFlags::empty()).map_err(at("waiting"))?;
     let mut watched = [
         PollFd::new(&child, PollFlags::IN),
-        PollFd::new(&parent, PollFlags::IN),
+        PollFd::new(parent, PollFlags::IN),
         PollFd::new(&asked.descriptor, PollFlags::IN),
     ];
-    // The root is shared with the first process, and so are the names of processes there.
-    let seen = if jail.tier == Tier::Full { Pid::INIT } else { first };
+    // The root is shared with the first process, and so are the names of processes there. Elsewhere orphans are this one's.
+    let seen = if jail.tier == Tier::Full { Pid::INIT } else { getpid() };
     // Where no cgroup bounds the memory of all together, somebody looks.
     let is_bounded = held.groups.iter().any(|name| name.starts_with("memory"));
-    let look =
-        (!is_bounded).then(|| Timespec::try_from(LOOK)).transpose().map_err(at("waiting"))?;
+    let look = (!is_bounded).then(|| Timespec::try_from(LOOK)).transpose();
+    let look = look.map_err(at("waiting"))?;
     loop {
         match poll(&mut watched, look.as_ref()) {
             Err(rustix::io::Errno::INTR) => {}
