@@ -183,7 +183,7 @@ fn a_thousand_streams_get_what_each_would_alone_and_memory_stays() {
         })
         .collect();
     let mut memory = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         let asked = (0..1000).map(|at| {
             let slow = (at % 10 == 0).then_some(Duration::from_millis(3));
             (body(&prompts[at % 20], if slow.is_some() { 120 } else { 8 }), slow)
@@ -198,7 +198,9 @@ fn a_thousand_streams_get_what_each_would_alone_and_memory_stays() {
         seen.wait_until_free();
         memory.push(resident());
     }
-    assert!(memory[2] < memory[0] + 24.0, "memory grows: {memory:?} MB");
+    // Until the third wave buffers and the allocator's arenas find their size.
+    eprintln!("memory after each wave: {memory:?} MB");
+    assert!(memory[4] < memory[2] + 24.0, "memory grows: {memory:?} MB");
 }
 
 /// What a reader that can go away has seen.
