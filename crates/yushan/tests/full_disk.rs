@@ -8,7 +8,6 @@
 #![cfg(target_os = "linux")]
 
 mod faults;
-#[allow(dead_code)] // Other tests of this folder have use for the rest.
 mod folder;
 
 use std::collections::{BTreeMap, BTreeSet};

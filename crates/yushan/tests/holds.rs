@@ -2,7 +2,6 @@
 //! more requests than it takes. A tiny model with real pages, the real kernel, and the real server over
 //! loopback; nothing here is about speed.
 
-#[allow(dead_code)] // The binary is not run here.
 mod folder;
 
 #[path = "../examples/beside/client.rs"]

@@ -3,7 +3,6 @@
 
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code)] // Other tests of this folder have use for the rest.
 mod folder;
 
 use std::io::{BufRead, BufReader, Read, Write};

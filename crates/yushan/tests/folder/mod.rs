@@ -1,5 +1,7 @@
 //! A folder with tiny models that have a tokenizer, and the binary in it.
 
+#![allow(dead_code, reason = "each program that includes this file uses a part of it")]
+
 #[path = "../../../model/tests/tiny/mod.rs"]
 pub(crate) mod tiny;
 
@@ -25,7 +27,6 @@ pub(crate) fn folder() -> TempDir {
 }
 
 /// `coder.gguf`, whose last three tokens mark a gap: ids from [`tiny::VOCABULARY`] - 3 on.
-#[allow(dead_code, reason = "each program that includes this file uses a part of it")]
 pub(crate) fn add_coder(folder: &Path) {
     let plain = Gguf::open(&folder.join("plain.gguf")).unwrap();
     let markers = ["▁<PRE>", "▁<SUF>", "▁<MID>"];
