@@ -4,11 +4,14 @@
 //! from these and the labels of the arguments; nothing is read from descriptions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::label::Label;
+use crate::message::Part;
 
 /// What a call does to the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -99,15 +102,86 @@ impl ToolSpec {
     }
 }
 
-/// What a tool gave back.
+/// A file that a call left behind in the space of its process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Its path in the space, with `/`; never absolute, no `..`.
+    pub path: String,
+    /// For example `image/png`.
+    pub media_type: String,
+    /// Bytes.
+    pub size: u64,
+    /// Of its bytes, in hexadecimal: [`Disk::get_bytes`](crate::Disk::get_bytes) has them.
+    pub sha256: String,
+}
+
+/// What a tool gave back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolResult {
-    /// For the model.
-    pub text: String,
+    /// For the model: records one after the other, each with the label of who wrote it.
+    pub parts: Vec<Part>,
     /// Whether it says what went wrong.
     pub failed: bool,
-    /// Where it came from.
-    pub label: Label,
+    /// Files that it made or changed and that people want to see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileRef>,
+}
+
+impl ToolResult {
+    /// A text from one source.
+    pub fn new(text: impl Into<String>, label: Label) -> ToolResult {
+        let parts = vec![Part { text: text.into(), label }];
+        ToolResult { parts, ..ToolResult::default() }
+    }
+
+    /// What went wrong, and what to do next: the model reads it.
+    pub fn failed(text: impl Into<String>, label: Label) -> ToolResult {
+        ToolResult { failed: true, ..ToolResult::new(text, label) }
+    }
+
+    /// The parts, one after the other.
+    pub fn text(&self) -> String {
+        self.parts.iter().map(|part| part.text.as_str()).collect()
+    }
+
+    /// The join of the parts' labels.
+    pub fn label(&self) -> Label {
+        self.parts.iter().fold(Label::default(), |label, part| label.join(&part.label))
+    }
+}
+
+/// Whether somebody still wants what is being done. All clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Nobody wants it any more.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is over. A driver that works longer than a moment looks often, and stops.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// One call, as a driver gets it.
+#[derive(Clone, Debug)]
+pub struct Invocation<'a> {
+    /// An object that fits the schema, as far as whoever asked kept to it: a driver checks again.
+    pub arguments: &'a Value,
+    /// The same when a call is repeated after a crash, and never the same for two calls.
+    pub key: &'a str,
+    /// Whose files and running programs it works with: a conversation, or a process of its own. Two processes
+    /// with the same space see the same files; a fork gets a copy ([`Tool::forked`]).
+    pub space: &'a str,
+    /// The user that the process belongs to.
+    pub owner: &'a str,
+    /// The join of the labels of all that the caller has seen: what is made of the arguments is no better.
+    pub label: &'a Label,
+    /// Set when the process is killed, or its time is over.
+    pub cancel: Cancel,
 }
 
 /// A driver. Called by the kernel's call gate alone, on a thread of its own; may block.
@@ -115,6 +189,18 @@ pub trait Tool: Send + Sync {
     /// What it is.
     fn spec(&self) -> &ToolSpec;
 
-    /// Does one call. `key` is the same when a call is repeated after a crash.
-    fn call(&self, arguments: &Value, key: &str) -> ToolResult;
+    /// Does one call.
+    fn call(&self, invocation: &Invocation<'_>) -> ToolResult;
+
+    /// The space `to` begins as a copy of `from`. Called before anything is called in `to`, and again after a
+    /// crash in between; on a thread that may block.
+    fn forked(&self, from: &str, to: &str) -> Result<(), String> {
+        let _ = (from, to);
+        Ok(())
+    }
+
+    /// Nobody works in this space now: what runs for it ends. What is kept for it stays. Returns at once.
+    fn released(&self, space: &str) {
+        let _ = space;
+    }
 }

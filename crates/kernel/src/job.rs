@@ -6,8 +6,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
-    Call, Counts, End, Event as Shown, ExecutorError, Finish, Flow, Form, Logprob, Piece, Refusal,
-    Request, SequenceId, Sink, TokenId, Writer, Written,
+    Call, Cancel, Counts, End, Event as Shown, ExecutorError, Finish, Flow, Form, Logprob, Piece,
+    Refusal, Request, SequenceId, Sink, TokenId, Writer, Written,
 };
 
 use crate::billing::Payer;
@@ -61,6 +61,8 @@ pub(crate) struct Job {
     pub(crate) payer: Option<Payer>,
     /// What turns have used that the journal may not have yet.
     pub(crate) owed: Counts,
+    /// Tells a driver that works for it that it is over.
+    pub(crate) cancel: Cancel,
 }
 
 /// A turn that can begin: a conversation as tokens, and what writes the answer.
@@ -135,6 +137,7 @@ impl Job {
             life: life.map(Box::new),
             place: None,
             owed: Counts::default(),
+            cancel: Cancel::default(),
         }
     }
 

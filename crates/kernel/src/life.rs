@@ -34,6 +34,10 @@ pub struct Program {
     pub budget: Budget,
     /// Whether somebody is there who can be asked.
     pub attended: bool,
+    /// Whose files and running programs its tools work with, when it shares them with processes before and
+    /// after it: a conversation's. Empty: its own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub space: String,
 }
 
 impl Program {
@@ -47,6 +51,7 @@ impl Program {
             capabilities: BTreeMap::new(),
             budget: Budget::default(),
             attended: false,
+            space: String::new(),
         }
     }
 }
@@ -228,10 +233,15 @@ impl Life {
 
     fn answer(&mut self, result: ToolResult, received: bool) {
         let Some(call) = self.open.pop_front() else { return };
-        self.label = self.label.join(&result.label);
+        self.label = self.label.join(&result.label());
         *self.used.entry(call.name.clone()).or_default() += 1;
-        let mut message = Message::new(Role::Tool, result.text, result.label);
-        (message.answers, message.name) = (Some(call.id), Some(call.name));
+        let message = Message {
+            role: Role::Tool,
+            parts: result.parts,
+            calls: Vec::new(),
+            answers: Some(call.id),
+            name: Some(call.name),
+        };
         self.messages.push(message);
         if received {
             self.mailbox.pop_front();
@@ -264,6 +274,14 @@ impl Life {
     /// Names the first open call, the same after a crash.
     pub fn key(&self) -> String {
         format!("{}.{}.{}", self.pid, self.turns, self.answered)
+    }
+
+    /// Whose files and running programs its tools work with.
+    pub fn space(&self) -> String {
+        match self.program.space.as_str() {
+            "" => format!("process-{}", self.pid),
+            space => space.to_string(),
+        }
     }
 
     /// What is left of a capability; `None`: it has none.
@@ -340,7 +358,7 @@ mod tests {
     }
 
     fn answered(source: Sources) -> Entry {
-        let result = ToolResult { text: "7".into(), failed: false, label: Label::of(source) };
+        let result = ToolResult::new("7", Label::of(source));
         Entry::Answered { result, received: false }
     }
 

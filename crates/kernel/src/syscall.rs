@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use yushan_abi::{Call, Effect, Label, ParamRole, Sources, Tool, ToolResult, ToolSpec};
+use yushan_abi::{Call, Effect, Invocation, Label, ParamRole, Sources, Tool, ToolResult, ToolSpec};
 
 use crate::gate::{self, Decision};
 use crate::life::Life;
@@ -180,14 +180,14 @@ pub fn judge(life: &Life, spec: &ToolSpec, call: &Call) -> Result<(Decision, Val
 }
 
 /// Runs a tool that the gate let through. Blocks. A tool that panics has failed.
-pub fn run(tool: &dyn Tool, arguments: &Value, key: &str) -> ToolResult {
-    let called = catch_unwind(AssertUnwindSafe(|| tool.call(arguments, key)));
+pub fn run(tool: &dyn Tool, invocation: &Invocation<'_>) -> ToolResult {
+    let called = catch_unwind(AssertUnwindSafe(|| tool.call(invocation)));
     called.unwrap_or_else(|_| failed("the tool broke down"))
 }
 
 /// An answer of the kernel's own.
 pub fn said(text: impl Into<String>) -> ToolResult {
-    ToolResult { text: text.into(), failed: false, label: Label::of(Sources::SYSTEM) }
+    ToolResult::new(text, Label::of(Sources::SYSTEM))
 }
 
 /// A refusal of the kernel's own. The model is never told a rule.

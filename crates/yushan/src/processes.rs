@@ -205,9 +205,9 @@ fn in_words(entry: &Entry) -> String {
             format!("the user {}\n", if *allowed { "allows it" } else { "forbids it" })
         }
         Entry::Answered { result, .. } => {
-            let sources: Vec<&str> = result.label.sources.names().collect();
+            let sources: Vec<&str> = result.label().sources.names().collect();
             let failed = if result.failed { " (failed)" } else { "" };
-            format!("answer from {}{failed}: {}\n", sources.join(", "), visible(&result.text))
+            format!("answer from {}{failed}: {}\n", sources.join(", "), visible(&result.text()))
         }
         Entry::Heard(from, message) => {
             let other = message.label().sources.contains(Sources::OTHER_USER);

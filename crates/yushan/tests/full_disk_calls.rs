@@ -21,7 +21,6 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use faults::{Error, How, Plan};
-use serde_json::Value;
 use yushan_abi::*;
 use yushan_disk::Sqlite;
 use yushan_kernel::gate::Capability;
@@ -64,11 +63,11 @@ impl Tool for Writes {
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }
-    fn call(&self, arguments: &Value, key: &str) -> ToolResult {
+    fn call(&self, Invocation { arguments, key, .. }: &Invocation<'_>) -> ToolResult {
         let mut file = std::fs::File::options().create(true).append(true).open(&self.path).unwrap();
         file.write_all(format!("{key} {}\n", arguments["to"]).as_bytes()).unwrap();
         let label = Label::of(Sources::CODE);
-        ToolResult { text: format!("wrote {}", arguments["to"]), failed: false, label }
+        ToolResult::new(format!("wrote {}", arguments["to"]), label)
     }
 }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use yushan_abi::*;
 use yushan_disk::Sqlite;
 use yushan_kernel::gate::Capability;
@@ -52,14 +51,14 @@ impl Tool for Writes {
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }
-    fn call(&self, arguments: &Value, key: &str) -> ToolResult {
+    fn call(&self, Invocation { arguments, key, .. }: &Invocation<'_>) -> ToolResult {
         std::thread::sleep(Duration::from_micros(700));
         let mut file = std::fs::File::options().create(true).append(true).open(&self.path).unwrap();
         file.write_all(format!("{key} {}\n", arguments["to"]).as_bytes()).unwrap();
         file.sync_all().unwrap();
         std::thread::sleep(Duration::from_micros(700));
         let label = Label::of(Sources::CODE);
-        ToolResult { text: format!("wrote {}", arguments["to"]), failed: false, label }
+        ToolResult::new(format!("wrote {}", arguments["to"]), label)
     }
 }
 

@@ -4,8 +4,11 @@
 //! what its parent may, what it may use up is taken from its parent, and whoever pays for the parent pays
 //! for it. Both notes, that it began and that its parent gave, are durable together.
 
-use yushan_abi::{Label, Message, Prompt, Role, Sources};
+use std::sync::Arc;
 
+use yushan_abi::{Label, Message, Prompt, Role, Sources, Tool};
+
+use super::Command;
 use super::clerk::Then;
 use super::engine::Runtime;
 use super::spawn_of;
@@ -15,14 +18,38 @@ use crate::life::{Entry, Life, Program};
 use crate::process::{Budget, Pid, Process, Spawn};
 use crate::syscall::{failed, said};
 
+/// Names the space of the process that this call makes, the same after a crash.
+fn forked_space(key: &str) -> String {
+    format!("fork-{key}")
+}
+
 impl Runtime {
-    /// A second process with the same past.
-    pub(super) fn fork(&mut self, pid: Pid) {
+    /// First the spaces of its tools are copied: a driver may have to wait for a disk.
+    pub(super) fn fork_spaces(&mut self, pid: Pid) {
+        let Some(life) = self.life(pid) else { return };
+        let able = |tool: &Arc<dyn Tool>| life.program.capabilities.contains_key(&tool.spec().name);
+        let tools: Vec<_> = self.world.tools.iter().filter(|tool| able(tool)).cloned().collect();
+        let (from, key) = (life.space(), life.key());
+        if tools.is_empty() {
+            return self.fork(pid, &key);
+        }
+        self.work(pid, move || {
+            let forked = tools.iter().try_for_each(|tool| tool.forked(&from, &forked_space(&key)));
+            match forked {
+                Ok(()) => Command::Forked(pid, key),
+                Err(why) => Command::Answered(pid, key, failed(why)),
+            }
+        });
+    }
+
+    /// A second process with the same past; `key` names the call that asked for it.
+    pub(super) fn fork(&mut self, pid: Pid, key: &str) {
         let Some(life) = self.life(pid) else { return };
         let child = self.core.next_pid();
         let mut program = life.program.clone();
         program.parent = Some(pid);
         program.key = String::new();
+        program.space = forked_space(key);
         for (name, able) in &mut program.capabilities {
             able.uses = life.capability(name).and_then(|left| left.uses);
         }

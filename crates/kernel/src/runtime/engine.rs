@@ -150,6 +150,11 @@ impl Runtime {
                     self.answer(pid, result);
                 }
             }
+            Command::Forked(pid, key) => {
+                if self.life(pid).is_some_and(|life| life.key() == key) {
+                    self.fork(pid, &key);
+                }
+            }
             Command::Swapped(answer) => {
                 if let Some(pid) = self.swap.answer(answer) {
                     self.tell(Event::Blocked(pid, false));
@@ -272,6 +277,7 @@ impl Runtime {
         calls: Vec<yushan_abi::Call>,
     ) {
         let Some(mut job) = self.jobs.remove(&pid) else { return };
+        job.cancel.cancel();
         self.bill_rest(&job);
         self.swap.forget(pid);
         if let (Some(sequence), Some(engine)) = (job.sequence, self.engines.get_mut(&job.model)) {

@@ -150,6 +150,8 @@ enum Command {
     Unnoted(Pid, DiskError),
     /// A turn can begin.
     Fresh(Pid, Result<Box<Fresh>, Refusal>),
+    /// The spaces of its tools were copied for the fork that this key names.
+    Forked(Pid, String),
     /// A tool has answered the call of this key.
     Answered(Pid, String, ToolResult),
     /// The swap file has done something.

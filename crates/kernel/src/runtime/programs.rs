@@ -11,7 +11,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
-    Call, Effect, Finish, Item, Label, Message, Piece, Refusal, Role, Sink, Sources, ToolResult,
+    Call, Effect, Finish, Hit, Invocation, Item, Label, Message, Part, Piece, Refusal, Role, Sink,
+    Sources, ToolResult,
 };
 
 use super::begin::Beginner;
@@ -131,7 +132,7 @@ impl Runtime {
     }
 
     /// Does something for a process that may block, and takes what comes of it as a command.
-    fn work(&mut self, pid: Pid, work: impl FnOnce() -> Command + Send + 'static) {
+    pub(super) fn work(&mut self, pid: Pid, work: impl FnOnce() -> Command + Send + 'static) {
         let commands = self.commands.clone();
         let thread = std::thread::Builder::new().name("call".into()).spawn(move || {
             let done = catch_unwind(AssertUnwindSafe(work));
@@ -210,13 +211,24 @@ impl Runtime {
                 ),
             );
         }
-        let (key, clerk) = (life.key(), self.clerk.clone());
+        let (key, clerk, space) = (life.key(), self.clerk.clone(), life.space());
+        let (owner, label) = (life.program.request.tenant.clone(), life.label.clone());
+        let Some(job) = self.jobs.get(&pid) else { return };
+        let cancel = job.cancel.clone();
         self.work(pid, move || {
+            let invocation = Invocation {
+                arguments: &arguments,
+                key: &key,
+                space: &space,
+                owner: &owner,
+                label: &label,
+                cancel,
+            };
             let intended = Entry::Intended { key: key.clone() };
             match clerk.wait(vec![(pid, intended)]) {
                 Ok(()) => {
-                    let result = syscall::run(tool.as_ref(), &arguments, &key);
-                    Command::Answered(pid, key, result)
+                    let result = syscall::run(tool.as_ref(), &invocation);
+                    Command::Answered(pid, key.clone(), result)
                 }
                 Err(error) => Command::Unnoted(pid, error),
             }
@@ -232,14 +244,14 @@ impl Runtime {
         if self.life(pid).is_none_or(|life| life.exit.is_some() || life.open.is_empty()) {
             return;
         }
-        self.tell(Event::Answered(pid, result.label.clone()));
+        self.tell(Event::Answered(pid, result.label()));
         self.note(pid, vec![Entry::Answered { result, received }], then);
     }
 
     fn system_call(&mut self, pid: Pid, call: SystemCall) {
         let Some(life) = self.life(pid) else { return };
         match call {
-            SystemCall::Fork {} => self.fork(pid),
+            SystemCall::Fork {} => self.fork_spaces(pid),
             SystemCall::Spawn { task, instructions, tools, tokens } => {
                 match child(life, &task, &instructions, &tools) {
                     Ok(program) => self.begin_child(pid, program, tokens, None),
@@ -311,16 +323,14 @@ impl Runtime {
         self.work(pid, move || {
             let result = match index.search(&owner, &query, limit) {
                 Ok(hits) if hits.is_empty() => said("nothing was found"),
-                Ok(hits) => ToolResult {
-                    text: hits
-                        .iter()
-                        .map(|hit| format!("- {}\n", excerpt(&hit.item.text)))
-                        .collect(),
-                    failed: false,
-                    label: hits
-                        .iter()
-                        .fold(Label::of(Sources::SYSTEM), |label, hit| label.join(&hit.item.label)),
-                },
+                Ok(hits) => {
+                    let part = |hit: Hit| Part {
+                        text: format!("- {}\n", excerpt(&hit.item.text)),
+                        label: hit.item.label,
+                    };
+                    let parts = hits.into_iter().map(part).collect();
+                    ToolResult { parts, ..ToolResult::default() }
+                }
                 Err(error) => failed(error.to_string()),
             };
             Command::Answered(pid, key, result)
@@ -366,24 +376,29 @@ impl Runtime {
             life.apply(Entry::Exited(exit.clone()));
             self.clerk.note(vec![(pid, Entry::Exited(exit))], Then::Nothing);
         }
+        if life.program.capabilities.keys().any(|name| !SystemCall::NAMES.contains(&name.as_str()))
+        {
+            let (space, lives) = (life.space(), |job: &Job| job.life.as_ref().map(|l| l.space()));
+            if !self.jobs.values().any(|job| lives(job).as_ref() == Some(&space)) {
+                self.world.tools.iter().for_each(|tool| tool.released(&space));
+            }
+        }
         self.remember_outcome(&life);
     }
 
     /// Keeps what a child said last for a parent that waits for it later.
     pub(super) fn remember_outcome(&mut self, life: &Life) {
         let result = match &life.exit {
-            Some(Exit::Done) | None => {
-                ToolResult { text: life.text.clone(), failed: false, label: life.label.clone() }
-            }
-            Some(exit) => ToolResult {
-                label: life.label.clone(),
-                ..failed(match exit {
+            Some(Exit::Done) | None => ToolResult::new(life.text.clone(), life.label.clone()),
+            Some(exit) => {
+                let why = match exit {
                     Exit::Budget(budget) => format!("its budget of {budget} was used up"),
                     Exit::Quota(granted) => format!("it may use no more: {granted}"),
                     Exit::Failed(why) => format!("it failed: {why}"),
                     _ => "it was killed".to_string(),
-                })
-            },
+                };
+                ToolResult::failed(why, life.label.clone())
+            }
         };
         if life.program.parent.is_some() {
             self.outcomes.insert(life.pid, Outcome { parent: life.program.parent, result });

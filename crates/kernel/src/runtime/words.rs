@@ -45,7 +45,7 @@ impl Runtime {
             (Pid(0), true) => format!("from another user: {}", message.text()),
             (from, _) => format!("from process {from}: {}", message.text()),
         };
-        let result = ToolResult { text, failed: false, label };
+        let result = ToolResult::new(text, label);
         self.answered(pid, result, true, Then::GoOn(vec![pid]));
     }
 
@@ -68,7 +68,7 @@ impl Runtime {
         match says {
             Says::Text(text) if question => {
                 let label = label_of(user, life);
-                let result = ToolResult { text, failed: false, label };
+                let result = ToolResult::new(text, label);
                 self.answered(pid, result, false, Then::Said(pid, reply.clone()));
             }
             Says::Allow(_, true) if !question && user != life.program.request.tenant => {

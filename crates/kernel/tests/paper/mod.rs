@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::Value;
 use yushan_abi::*;
 use yushan_kernel::{Billing, Payer};
 
@@ -149,11 +148,11 @@ impl Tool for Tally {
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }
-    fn call(&self, arguments: &Value, key: &str) -> ToolResult {
-        self.keys.lock().unwrap().push(key.into());
+    fn call(&self, Invocation { arguments, key, .. }: &Invocation<'_>) -> ToolResult {
+        self.keys.lock().unwrap().push((*key).into());
         assert!(arguments["to"] != "breaks", "a tool that breaks down");
         let text = format!("{}({arguments})", self.spec.name);
-        ToolResult { text, failed: false, label: Label::of(self.source) }
+        ToolResult::new(text, Label::of(self.source))
     }
 }
 
