@@ -14,7 +14,7 @@ use crate::executor::TokenId;
 use crate::keep::Keep;
 use crate::language::Language;
 use crate::message::{Call, Message};
-use crate::tool::ToolSpec;
+use crate::tool::{ToolResult, ToolSpec};
 
 /// How a token is chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,6 +275,18 @@ pub struct Counts {
     pub generated: usize,
 }
 
+/// What came of running the code of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verified {
+    /// It ran, with the examples that were given.
+    Ran,
+    /// It failed, or an example did.
+    Failed,
+    /// There was none, or it could not be run here.
+    NotRun,
+}
+
 /// What happens, in order: `Started`, then the others, then one `Done` or `Failed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -306,6 +318,22 @@ pub enum Event {
         /// What is added to the arguments.
         arguments: String,
     },
+    /// A call that was made here has its answer; what follows is said after it.
+    Answered {
+        /// The call.
+        call: Call,
+        /// What the tool gave.
+        result: ToolResult,
+    },
+    /// It waits for the user: whether this call may be made or, if the call is `ask`, for an answer.
+    Asks {
+        /// Names the call; whoever allows it says so.
+        key: String,
+        /// The call.
+        call: Call,
+    },
+    /// What came of running the code of the answer, where that was asked for.
+    Verified(Verified),
     /// What was asked for in the form of [`Form::Embedding`].
     Embedding(Vec<f32>),
     /// It ended.
@@ -336,6 +364,9 @@ pub enum Refusal {
     /// There is no such model.
     #[error("the model {0:?} does not exist")]
     NoModel(String),
+    /// A process made the same call so often, with the same answer, and went on.
+    #[error("it made the same call {0} times in a row and did not heed the answer")]
+    Repeats(u32),
     /// The conversation is too long.
     #[error(
         "the context holds {limit} tokens, but the request has {prompt}: shorten it, or choose an overflow policy"

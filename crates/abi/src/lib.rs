@@ -17,7 +17,7 @@ pub mod tool;
 
 pub use complete::{
     Class, Complete, Counts, Event, Finish, Flow, Form, Logprob, ModelInfo, Nobody, Overflow,
-    Prompt, Refusal, Request, Sampling, Sink, ToolChoice,
+    Prompt, Refusal, Request, Sampling, Sink, ToolChoice, Verified,
 };
 pub use disk::{Change, Disk, DiskError, Document, Hit, Index, Item, NewRecord, Record};
 pub use executor::{

@@ -3,11 +3,12 @@
 //! The key decision: what a process shows goes through [`Job::show`], which remembers a reader that has no
 //! room, and what it writes through [`Job::turn`]; both keep a panic to the process it happened in.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
     Call, Cancel, Counts, End, Event as Shown, ExecutorError, Finish, Flow, Form, Logprob, Piece,
-    Refusal, Request, SequenceId, Sink, TokenId, Writer, Written,
+    Refusal, Request, SequenceId, Sink, TokenId, ToolResult, Writer, Written,
 };
 
 use crate::billing::Payer;
@@ -63,6 +64,10 @@ pub(crate) struct Job {
     pub(crate) owed: Counts,
     /// Tells a driver that works for it that it is over.
     pub(crate) cancel: Cancel,
+    /// Keys of the calls that drivers work on.
+    pub(crate) running: BTreeSet<String>,
+    /// What came of calls before it was their turn.
+    pub(crate) done: BTreeMap<String, ToolResult>,
 }
 
 /// A turn that can begin: a conversation as tokens, and what writes the answer.
@@ -138,6 +143,8 @@ impl Job {
             place: None,
             owed: Counts::default(),
             cancel: Cancel::default(),
+            running: BTreeSet::new(),
+            done: BTreeMap::new(),
         }
     }
 
@@ -280,6 +287,11 @@ impl Job {
         Turn::Embedded
     }
 
+    /// Whether its text is shown when its code was run.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.program.check.is_some())
+    }
+
     pub(crate) fn show_pieces(&mut self, pieces: Vec<Piece>, mut logprob: Option<Logprob>) {
         if pieces.is_empty() && logprob.is_some() {
             self.show(Shown::Text { text: String::new(), logprob: logprob.take() });
@@ -289,6 +301,9 @@ impl Job {
                 Piece::Text(text) => {
                     if self.life.is_some() {
                         self.said.push_str(&text);
+                    }
+                    if self.holds_back() {
+                        continue;
                     }
                     Shown::Text { text, logprob: logprob.take() }
                 }

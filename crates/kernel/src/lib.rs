@@ -7,6 +7,7 @@
 //! Everything that touches the world stands in `runtime/`.
 
 pub mod billing;
+pub mod check;
 pub mod context;
 pub mod core;
 pub mod gate;

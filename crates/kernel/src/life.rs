@@ -5,14 +5,15 @@
 //! on, not one for running and one for resuming. An entry is applied when it is made and acted on
 //! when it is durable.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use yushan_abi::{
     Call, Class, Counts, Finish, Label, Message, Prompt, Request, Role, Sources, TokenId,
-    ToolResult,
+    ToolResult, Verified,
 };
 
+use crate::check::{Check, Checked};
 use crate::gate::{Argument, Capability};
 use crate::process::{Budget, Exit, Pid, Spent};
 
@@ -34,10 +35,16 @@ pub struct Program {
     pub budget: Budget,
     /// Whether somebody is there who can be asked.
     pub attended: bool,
+    /// How its calls of a tool are decided, beside the gate; a tool that is not named: [`Mode::Auto`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub modes: BTreeMap<String, Mode>,
     /// Whose files and running programs its tools work with, when it shares them with processes before and
     /// after it: a conversation's. Empty: its own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub space: String,
+    /// Whether code in its answer is run before that is shown, and with what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 impl Program {
@@ -51,9 +58,24 @@ impl Program {
             capabilities: BTreeMap::new(),
             budget: Budget::default(),
             attended: false,
+            modes: BTreeMap::new(),
             space: String::new(),
+            check: None,
         }
     }
+}
+
+/// How calls of a tool are decided, beside the gate: it can only be made stricter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// As the gate says.
+    #[default]
+    Auto,
+    /// The user is asked each time.
+    Ask,
+    /// Never.
+    Deny,
 }
 
 /// A record of the journal of one process.
@@ -95,6 +117,8 @@ pub enum Entry {
         /// Whether it took a message out of the mailbox.
         received: bool,
     },
+    /// The code of the answer was not run: it may not be.
+    Unchecked,
     /// A message came into the mailbox.
     Heard(Pid, Box<Message>),
     /// A part of the budget went to a child.
@@ -135,8 +159,8 @@ pub struct Life {
     pub written: Vec<TokenId>,
     /// Calls that wait for their answers, in their order.
     pub open: VecDeque<Call>,
-    /// Under which key the first of them was begun.
-    pub intended: Option<String>,
+    /// Under which keys they were begun before the system stopped.
+    pub intended: BTreeSet<String>,
     /// What the user said of the first of them.
     pub confirmed: Option<bool>,
     /// Messages it has not read.
@@ -147,6 +171,10 @@ pub struct Life {
     pub answered: u64,
     /// How often each capability was used.
     pub used: BTreeMap<String, u32>,
+    /// The call that was answered last, and how often in a row it was, each time the same.
+    pub last: Option<Repeated>,
+    /// How far the check of its answer is.
+    pub checked: Checked,
     /// What it has cost: the sums of its turns.
     pub counts: Counts,
     /// What it said last.
@@ -175,12 +203,14 @@ impl Life {
             label,
             written: Vec::new(),
             open: VecDeque::new(),
-            intended: None,
+            intended: BTreeSet::new(),
             confirmed: None,
             mailbox: VecDeque::new(),
             turns: 0,
             answered: 0,
             used: BTreeMap::new(),
+            last: None,
+            checked: Checked::default(),
             counts: Counts::default(),
             text: String::new(),
             finish: None,
@@ -197,9 +227,17 @@ impl Life {
             Entry::Wrote { at, tokens } if at == self.written.len() => self.written.extend(tokens),
             Entry::Wrote { .. } => {}
             Entry::Said { text, calls, finish, counts } => self.say(text, calls, finish, counts),
-            Entry::Intended { key } => self.intended = Some(key),
+            Entry::Intended { key } => {
+                self.intended.insert(key);
+            }
             Entry::Confirmed(allowed) => self.confirmed = Some(allowed),
             Entry::Answered { result, received } => self.answer(result, received),
+            Entry::Unchecked => {
+                self.open.pop_front();
+                self.answered += 1;
+                self.checked.under_way = false;
+                self.checked.verdict = Some(Verified::NotRun);
+            }
             Entry::Heard(from, message) => self.mailbox.push_back((from, *message)),
             Entry::Lent(budget) => self.program.budget = self.program.budget.less(budget),
             Entry::Niced(class, weight) => {
@@ -219,6 +257,13 @@ impl Life {
         }
         self.label = label;
         self.open = calls.into();
+        if self.open.is_empty()
+            && matches!(finish, Finish::End | Finish::Stop(_))
+            && let Some(call) = self.program.check.as_ref().and_then(|c| c.call(&text, self.turns))
+        {
+            self.open.push_back(call);
+            self.checked.under_way = true;
+        }
         self.written.clear();
         self.turns += 1;
         self.counts = Counts {
@@ -232,8 +277,19 @@ impl Life {
     }
 
     fn answer(&mut self, result: ToolResult, received: bool) {
+        let key = self.key();
         let Some(call) = self.open.pop_front() else { return };
+        self.intended.remove(&key);
+        self.repeat(&call, &result.text());
         self.label = self.label.join(&result.label());
+        if self.checked.under_way {
+            if let Some(told) = self.checked.take(result) {
+                self.messages.push(told);
+                self.finish = None;
+            }
+            (self.confirmed, self.answered) = (None, self.answered + 1);
+            return;
+        }
         *self.used.entry(call.name.clone()).or_default() += 1;
         let message = Message {
             role: Role::Tool,
@@ -246,13 +302,35 @@ impl Life {
         if received {
             self.mailbox.pop_front();
         }
-        (self.intended, self.confirmed) = (None, None);
+        self.confirmed = None;
         self.answered += 1;
+    }
+
+    fn repeat(&mut self, call: &Call, answer: &str) {
+        let times = match &self.last {
+            // What a call got that was not made any more counts as the same.
+            Some(last) if last.is(call) && (last.answer == answer || last.times >= LOOP) => {
+                last.times + 1
+            }
+            _ => 1,
+        };
+        let Call { name, arguments, .. } = call.clone();
+        self.last = Some(Repeated { name, arguments, answer: answer.into(), times });
+    }
+
+    /// How often in a row a call was answered, with the same answer each time.
+    pub fn times(&self, call: &Call) -> u32 {
+        self.last.as_ref().filter(|last| last.is(call)).map_or(0, |last| last.times)
     }
 
     /// What it does next.
     pub fn next(&self) -> Next<'_> {
-        let ours = |call: &Call| self.program.capabilities.contains_key(&call.name);
+        // A call of what is not there at all is answered here: the model is told what there is.
+        let theirs = |call: &Call| {
+            !self.program.capabilities.contains_key(&call.name)
+                && self.program.request.tools.iter().any(|tool| tool.name == call.name)
+        };
+        let ours = |call: &Call| !theirs(call);
         match (&self.exit, self.open.front(), &self.finish) {
             (Some(_), ..) => Next::Over,
             (None, Some(call), _) if self.open.iter().all(ours) => Next::Call(call),
@@ -273,7 +351,12 @@ impl Life {
 
     /// Names the first open call, the same after a crash.
     pub fn key(&self) -> String {
-        format!("{}.{}.{}", self.pid, self.turns, self.answered)
+        self.key_of(0)
+    }
+
+    /// Names the open call that stands so far behind the first.
+    pub fn key_of(&self, behind: usize) -> String {
+        format!("{}.{}.{}", self.pid, self.turns, self.answered + behind as u64)
     }
 
     /// Whose files and running programs its tools work with.
@@ -318,9 +401,32 @@ impl Life {
         let generated = self.counts.generated + self.written.len();
         Spent {
             counts: Counts { generated, ..self.counts },
-            calls: self.answered + u64::from(self.intended.is_some() || self.confirmed.is_some()),
+            calls: self.answered
+                + (self.intended.len() as u64).max(u64::from(self.confirmed.is_some())),
             wall_ms: lived,
         }
+    }
+}
+
+/// After so many same answers to the same call it is not made any more.
+pub const LOOP: u32 = 3;
+
+/// A call that was made again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeated {
+    /// The tool.
+    pub name: String,
+    /// As the model wrote them.
+    pub arguments: String,
+    /// What it got.
+    pub answer: String,
+    /// How often in a row.
+    pub times: u32,
+}
+
+impl Repeated {
+    fn is(&self, call: &Call) -> bool {
+        (&self.name, &self.arguments) == (&call.name, &call.arguments)
     }
 }
 
@@ -370,10 +476,10 @@ mod tests {
         let first = life.key();
         assert!(matches!(life.next(), Next::Call(call) if call.name == "clock"));
         life.apply(Entry::Intended { key: first.clone() });
-        assert!(matches!(life.next(), Next::Call(_)) && life.intended.is_some());
+        assert!(matches!(life.next(), Next::Call(_)) && !life.intended.is_empty());
         life.apply(answered(Sources::WEB));
         assert!(matches!(life.next(), Next::Call(call) if call.name == "mail"));
-        assert!(life.key() != first && life.intended.is_none() && !life.label.is_trusted());
+        assert!(life.key() != first && life.intended.is_empty() && !life.label.is_trusted());
         life.apply(answered(Sources::CODE));
         assert_eq!(life.next(), Next::Write);
         assert_eq!(life.messages.len(), 4);
@@ -386,6 +492,8 @@ mod tests {
     #[test]
     fn a_call_that_is_not_the_kernels_ends_the_turn_for_whoever_asked() {
         let mut life = life(&["clock"]);
+        let theirs = serde_json::json!({"name": "theirs", "schema": {}});
+        life.program.request.tools.push(serde_json::from_value(theirs).unwrap());
         life.apply(said(&["clock", "theirs"]));
         assert_eq!(life.next(), Next::End(Finish::Calls));
     }

@@ -123,7 +123,12 @@ impl Events {
         }
     }
 
-    /// Events of a process that goes on from before the system stopped, and where it writes them.
+    /// It does not begin.
+    pub(crate) fn refused(&mut self, fault: &Fault) {
+        self.watch.refused(fault);
+    }
+
+    /// Events of a process with a program, and where it writes them.
     pub(crate) fn again(watch: Watch) -> (Events, Box<dyn Sink>) {
         let (sender, events) = Events::empty(watch, 1);
         let waiting = events.waiting[0].clone();

@@ -281,6 +281,7 @@ impl From<Refusal> for Fault {
                 Fault::NoRoom(refusal.to_string())
             }
             Refusal::Stopping => Fault::Stopping,
+            refusal @ Refusal::Repeats(_) => Fault::Internal(refusal.to_string()),
             Refusal::Internal(detail) => Fault::Internal(detail),
         }
     }

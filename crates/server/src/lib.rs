@@ -7,6 +7,8 @@
 //! Deliberately absent: TLS (a proxy does that), sessions and accounts (behind [`Keys`]), downloads (behind
 //! [`Library`]).
 
+mod agent;
+mod approvals;
 mod body;
 mod chats;
 mod doors;
@@ -22,6 +24,7 @@ mod openapi;
 mod page;
 mod render;
 mod routes;
+mod spaces;
 mod stream;
 mod system;
 mod text;
@@ -42,6 +45,7 @@ pub use fault::Fault;
 pub use ids::rfc3339;
 pub use listen::serve;
 pub use routes::router;
+pub use spaces::Spaces;
 pub use traces::Traces;
 
 /// Brings models and deletes them. Implementations: the binary's hub; the fake of the tests.
@@ -85,6 +89,8 @@ pub struct Server {
     pub index: Option<Arc<dyn Index>>,
     /// The process table, where the kernel runs here.
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
+    /// The files that tools work with, where there are tools.
+    pub spaces: Option<Arc<dyn Spaces>>,
     /// What the engines hold and what was swapped out of them, for `/metrics`.
     pub seats: Box<dyn Fn() -> Option<Seats> + Send + Sync>,
     /// Under which names it is called.
@@ -112,6 +118,7 @@ impl Server {
             keys,
             index: None,
             kernel: None,
+            spaces: None,
             seats: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),
@@ -179,6 +186,27 @@ impl Server {
         request.account.clone_from(&caller.key);
         let watch = watch::Watch::new(self, caller, &request, n);
         events::Events::start(&self.complete, watch, request, n).await
+    }
+
+    /// Begins an answer that may call tools of this system.
+    pub(crate) async fn start_agent(
+        &self,
+        caller: &Caller,
+        mut program: yushan_kernel::Program,
+    ) -> Result<events::Events, Fault> {
+        let kernel = system::kernel(self)?;
+        system::is_own(&kernel, &program.request.model).await?;
+        program.request.account.clone_from(&caller.key);
+        let watch = watch::Watch::durable(self, caller, &program.request, true);
+        let (mut events, sink) = events::Events::again(watch);
+        match events::blocking(move || kernel.spawn(program, sink)).await? {
+            Ok(_) => events.admitted().await,
+            Err(refusal) => {
+                let fault = Fault::from(refusal);
+                events.refused(&fault);
+                Err(fault)
+            }
+        }
     }
 
     /// Does something with the disk.

@@ -175,7 +175,11 @@ impl Meter {
                 metrics.processing.fetch_add(1, Ordering::Relaxed);
                 (*stage, *since) = (Stage::Reads, Instant::now());
             }
-            Event::Echo { .. } | Event::Embedding(_) => {}
+            Event::Echo { .. }
+            | Event::Embedding(_)
+            | Event::Answered { .. }
+            | Event::Asks { .. }
+            | Event::Verified(_) => {}
             Event::Text { .. } | Event::Call { .. } => {
                 let now = Instant::now();
                 if *stage == Stage::Writes {

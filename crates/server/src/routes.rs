@@ -14,7 +14,7 @@ use axum::routing::{delete, get, post};
 use crate::doors::{self, Access};
 use crate::fault::{Fault, as_ollama};
 use crate::openai::{chat, completions, embeddings, files, models, responses};
-use crate::{Server, chats, ollama, openapi, page, system, text, visits};
+use crate::{Server, approvals, chats, ollama, openapi, page, spaces, system, text, visits};
 
 /// All routes behind their guards.
 pub fn router(server: Arc<Server>) -> Router {
@@ -96,6 +96,14 @@ fn keeping() -> Routes {
         .route("/v1/files", get(files::list).post(files::create))
         .route("/v1/files/{id}", get(files::get).delete(files::delete))
         .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/tools", get(system::tools))
+        .route("/v1/approvals", get(approvals::list).post(approvals::answer))
+        .route("/v1/spaces/{space}", post(spaces::fork))
+        .route("/v1/spaces/{space}/files", get(spaces::list))
+        .route(
+            "/v1/spaces/{space}/files/{*path}",
+            get(spaces::read).put(spaces::write).delete(spaces::delete),
+        )
 }
 
 fn processes() -> Routes {

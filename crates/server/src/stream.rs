@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use yushan_abi::{Call, Counts, Disk, Document, Event, Finish, Logprob};
 
 use crate::Server;
+use crate::agent::Step;
 use crate::events::{Events, blocking, together};
 use crate::fault::Fault;
 
@@ -99,6 +100,8 @@ pub(crate) struct Answer {
     /// Its pieces; kept only where there are log-probabilities.
     pub(crate) pieces: Vec<(String, Logprob)>,
     pub(crate) calls: Vec<Call>,
+    /// What tools of the system did before the text was said.
+    pub(crate) steps: Vec<Step>,
     pub(crate) embedding: Vec<f32>,
     pub(crate) finish: Finish,
     pub(crate) counts: Counts,
@@ -141,6 +144,7 @@ pub(crate) async fn whole(mut events: Events) -> Result<Vec<Answer>, Fault> {
         text: String::new(),
         pieces: Vec::new(),
         calls: Vec::new(),
+        steps: Vec::new(),
         embedding: Vec::new(),
         finish: Finish::Cancelled,
         counts: Counts::default(),
@@ -159,6 +163,13 @@ pub(crate) async fn whole(mut events: Events) -> Result<Vec<Answer>, Fault> {
             }
             // They come whole at the end.
             Event::Call { .. } => {}
+            Event::Answered { call, result } => {
+                let said = std::mem::take(&mut answer.text);
+                answer.steps.extend((!said.is_empty()).then_some(Step::Said(said)));
+                answer.steps.push(Step::answered(call, result));
+            }
+            Event::Asks { key, call } => answer.steps.push(Step::asks(key, call)),
+            Event::Verified(verdict) => answer.steps.push(Step::checked(verdict)),
             Event::Embedding(vector) => answer.embedding = vector,
             Event::Done { finish, counts, calls } => {
                 (answer.finish, answer.counts, answer.calls) = (finish, counts, calls);

@@ -3,6 +3,7 @@
 //! The same calls that `yushan ps`, `spawn`, `kill`, `logs` and the others make, and nothing more: what a
 //! process is and what a signal does is the kernel's to say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,9 +16,11 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use yushan_abi::{Class, Complete, Label, Message, ModelInfo, Prompt, Role, Sampling, Sources};
 use yushan_kernel::gate::Capability;
+use yushan_kernel::life::Mode;
 use yushan_kernel::{Budget, Kernel, Payer, Pid, Process, Program, Replay, Says, Signal};
 
 use crate::Server;
+use crate::agent::named;
 use crate::body::{CONVERSATION, OPTIONS, whole};
 use crate::doors::Caller;
 use crate::events::blocking;
@@ -85,6 +88,12 @@ pub(crate) struct NewProcess {
     /// Whether somebody is there who can be asked.
     #[serde(default)]
     attended: bool,
+    /// How calls of a tool are decided, beside the gate: `auto` (the default), `ask` or `deny`.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    modes: BTreeMap<String, Mode>,
+    /// Names the files and running programs that its tools work with, which last longer than it. Without it, its own.
+    space: Option<String>,
 }
 
 impl NewProcess {
@@ -124,6 +133,8 @@ impl NewProcess {
                 .collect(),
             budget: self.budget.unwrap_or_default(),
             attended: self.attended,
+            modes: self.modes,
+            space: self.space.map_or(Ok(String::new()), |name| named(&name, tenant))?,
             ..Program::new(request)
         };
         Ok(program)
@@ -152,13 +163,13 @@ fn check_weight(field: &str, weight: u32) -> Result<(), Fault> {
     ))
 }
 
-fn kernel(server: &Server) -> Result<Arc<Kernel>, Fault> {
+pub(crate) fn kernel(server: &Server) -> Result<Arc<Kernel>, Fault> {
     let kernel = server.kernel.as_ref();
     kernel.cloned().ok_or_else(|| Fault::NotFound { what: "kernel", name: "here".into() })
 }
 
 /// Programs are run by the kernel, so their models are its own.
-async fn is_own(kernel: &Arc<Kernel>, model: &str) -> Result<(), Fault> {
+pub(crate) async fn is_own(kernel: &Arc<Kernel>, model: &str) -> Result<(), Fault> {
     let kernel = kernel.clone();
     let models = blocking(move || kernel.models()).await?;
     let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
@@ -180,6 +191,13 @@ async fn is_own(kernel: &Arc<Kernel>, model: &str) -> Result<(), Fault> {
 
 fn absent(pid: u64) -> Fault {
     Fault::NotFound { what: "process", name: pid.to_string() }
+}
+
+/// What a process can be allowed to call: the system's own calls and tools, as models are told of them.
+#[utoipa::path(get, path = "/v1/tools", responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn tools(State(server): State<Arc<Server>>) -> Result<Json<Value>, Fault> {
+    let data = kernel(&server)?.tool_specs();
+    Ok(Json(json!({ "object": "list", "data": data })))
 }
 
 /// All processes, those that ended lately too.

@@ -104,7 +104,12 @@ impl Trace {
         let answer = &mut self.answers[choice];
         match event {
             Event::Started(counts) => self.prompt = Some((counts.prompt, counts.cached)),
-            Event::Echo { .. } | Event::Embedding(_) | Event::Failed(_) => {}
+            Event::Echo { .. }
+            | Event::Embedding(_)
+            | Event::Answered { .. }
+            | Event::Asks { .. }
+            | Event::Verified(_)
+            | Event::Failed(_) => {}
             Event::Text { .. } | Event::Call { .. } => {
                 answer.generated += 1;
                 if std::mem::take(&mut self.first) {

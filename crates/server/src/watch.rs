@@ -95,7 +95,11 @@ impl Watch {
                     self.charge(Counts { generated: 0, ..*counts });
                 }
             }
-            Event::Echo { .. } | Event::Embedding(_) => {}
+            Event::Echo { .. }
+            | Event::Embedding(_)
+            | Event::Answered { .. }
+            | Event::Asks { .. }
+            | Event::Verified(_) => {}
             Event::Text { .. } | Event::Call { .. } => {
                 if let Some(pieces) = &mut self.uncharged[choice] {
                     *pieces += 1;

@@ -25,6 +25,10 @@ pub(crate) const HELP: &str = "\
 /system TEXT   speak to the model under this instruction; without TEXT under none
 /model NAME    speak to another model; without NAME list them
 /attach PATH   put a text file before the next message
+/tools NAMES   let the assistant use these tools (all, none); without NAMES list them
+/upload PATH   give its tools a file
+/files         list the files of its tools
+/get PATH [TO] bring one of them here
 /save FILE     write the conversation as JSON, in the form of OpenAI's messages
 /load FILE     read such a file as a further conversation
 /stats         speeds and counts of the last reply
@@ -36,10 +40,22 @@ Ctrl-C         stops a reply";
 const SHOWN: usize = 40;
 
 /// What somebody said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Said {
-    role: String,
-    content: String,
+    pub(crate) role: String,
+    pub(crate) content: String,
+    /// An assistant's calls that were made here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<Value>,
+    /// Which of them a tool's message answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tool_call_id: Option<String>,
+}
+
+impl Said {
+    pub(crate) fn new(role: &str, content: String) -> Said {
+        Said { role: role.into(), content, tool_calls: Vec::new(), tool_call_id: None }
+    }
 }
 
 /// A file that goes before the next message.
@@ -78,6 +94,14 @@ pub(crate) enum Act {
     History(Option<String>),
     /// Get this conversation; then tell `resume`.
     Resume(String),
+    /// Put this file into the space of the conversation.
+    Upload(PathBuf),
+    /// List the files of the space.
+    Files,
+    /// Bring a file of the space to this one.
+    Get(String, PathBuf),
+    /// Copy the first space to the second; then say the third.
+    ForkSpace(String, String, String),
     /// There is nothing to do.
     Nothing,
     /// The person leaves.
@@ -99,6 +123,10 @@ pub(crate) struct Branches {
     model: String,
     attached: Vec<Attachment>,
     last: Option<Figures>,
+    /// The tools that the system has: name, and what it does.
+    tools: Vec<(String, String)>,
+    /// Those that may be used.
+    on: Vec<String>,
 }
 
 impl Branches {
@@ -113,6 +141,8 @@ impl Branches {
             model,
             attached: Vec::new(),
             last: None,
+            tools: Vec::new(),
+            on: Vec::new(),
         };
         branches.open(Vec::new(), None);
         branches
@@ -134,12 +164,63 @@ impl Branches {
 
     /// What is asked of the server.
     pub(crate) fn request(&self) -> Value {
-        json!({
+        let mut request = json!({
             "model": self.model,
             "messages": self.all[self.at],
             "stream": true,
             "stream_options": { "include_usage": true },
+        });
+        if !self.on.is_empty() {
+            let tool = |name: &String| json!({ "type": "system", "name": name });
+            request["tools"] = self.on.iter().map(tool).collect();
+            request["space"] = json!(self.space());
+            request["attended"] = json!(true);
+        }
+        request
+    }
+
+    /// Names the files and running programs of this conversation.
+    pub(crate) fn space(&self) -> &str {
+        &self.names[self.at]
+    }
+
+    /// The system has these tools.
+    pub(crate) fn know(&mut self, tools: Vec<(String, String)>) {
+        self.tools = tools;
+    }
+
+    /// Lets the assistant use these tools: names, `all` or `none`.
+    pub(crate) fn equip(&mut self, names: &str) -> Result<String, String> {
+        let known = |name: &str| self.tools.iter().any(|(tool, _)| tool == name);
+        let names: Vec<&str> = names.split([',', ' ']).filter(|name| !name.is_empty()).collect();
+        self.on = match names[..] {
+            ["none"] => Vec::new(),
+            ["all"] => self.tools.iter().map(|(name, _)| name.clone()).collect(),
+            _ => match names.iter().find(|name| !known(name)) {
+                Some(name) => {
+                    let all: Vec<&str> = self.tools.iter().map(|tool| &*tool.0).collect();
+                    let all = if all.is_empty() { "none".into() } else { all.join(", ") };
+                    return Err(format!("There is no tool {name:?}; the system has {all}."));
+                }
+                None => names.into_iter().map(String::from).collect(),
+            },
+        };
+        Ok(match self.on.len() {
+            0 => "The assistant has no tools.".into(),
+            _ => format!("The assistant may use {}.", self.on.join(", ")),
         })
+    }
+
+    fn equipment(&self) -> String {
+        let line = |(name, what): &(String, String)| {
+            let mark = if self.on.contains(name) { '*' } else { ' ' };
+            let what: String = what.chars().take_while(|c| *c != '\n').take(70).collect();
+            format!("{mark} {name:<14} {what}").trim_end().to_string()
+        };
+        match self.tools.is_empty() {
+            true => "The system has no tools.".into(),
+            false => self.tools.iter().map(line).collect::<Vec<_>>().join("\n"),
+        }
     }
 
     /// What `/save` writes: a request, so that it can be sent anywhere.
@@ -201,10 +282,20 @@ impl Branches {
             ("/search", words) => Act::History(Some(words.into())),
             ("/resume", "") => Act::Say("/resume needs an ID: /history lists them".into()),
             ("/resume", name) => Act::Resume(name.into()),
-            ("/attach" | "/save" | "/load", "") => {
+            ("/tools", "") => Act::Say(self.equipment()),
+            ("/tools", names) => Act::Say(self.equip(names).unwrap_or_else(|why| why)),
+            ("/files", _) => Act::Files,
+            ("/get", path) if !path.is_empty() => {
+                let (path, to) = path.split_once(char::is_whitespace).unwrap_or((path, ""));
+                let name = path.rsplit('/').next().unwrap_or(path);
+                let to = if to.is_empty() { name } else { to.trim() };
+                Act::Get(path.into(), to.into())
+            }
+            ("/attach" | "/save" | "/load" | "/upload" | "/get", "") => {
                 Act::Say(format!("{command} needs a file: {command} PATH"))
             }
             ("/attach", path) => Act::Attach(path.into()),
+            ("/upload", path) => Act::Upload(path.into()),
             ("/save", path) => Act::Save(path.into()),
             ("/load", path) => Act::Load(path.into()),
             _ if command.starts_with('/') && !command[1..].contains('/') => {
@@ -212,15 +303,16 @@ impl Branches {
             }
             _ => {
                 let content = self.attached.iter().map(quoted).collect::<String>() + &text;
-                self.here().push(Said { role: "user".into(), content });
+                self.here().push(Said::new("user", content));
                 Act::Ask
             }
         }
     }
 
     /// The model has answered; perhaps it was stopped.
-    pub(crate) fn replied(&mut self, text: String, figures: Figures) {
-        self.here().push(Said { role: "assistant".into(), content: text });
+    pub(crate) fn replied(&mut self, steps: Vec<Said>, text: String, figures: Figures) {
+        self.here().extend(steps);
+        self.here().push(Said::new("assistant", text));
         self.attached.clear();
         self.last = Some(figures);
     }
@@ -251,9 +343,13 @@ impl Branches {
     }
 
     fn fork(&mut self) -> Act {
-        let from = self.at + 1;
+        let (from, space) = (self.at + 1, self.space().to_string());
         self.open(self.all[self.at].clone(), None);
-        Act::Say(format!("This is branch {}; /branch {from} goes back.", self.all.len()))
+        let said = format!("This is branch {}; /branch {from} goes back.", self.all.len());
+        match self.on.is_empty() {
+            true => Act::Say(said),
+            false => Act::ForkSpace(space, self.space().to_string(), said),
+        }
     }
 
     fn list(&self) -> String {
@@ -298,7 +394,7 @@ impl Branches {
         let here = self.here();
         here.retain(|said| said.role != "system");
         if !text.is_empty() {
-            here.insert(0, Said { role: "system".into(), content: text });
+            here.insert(0, Said::new("system", text));
         }
     }
 
@@ -330,7 +426,7 @@ fn messages_in(text: &str) -> Result<Vec<Said>, String> {
         Ok(File::Messages(messages) | File::Request { messages }) => messages,
         Err(error) => return Err(format!("no conversation ({error}): {expected}")),
     };
-    let known = ["system", "user", "assistant"];
+    let known = ["system", "user", "assistant", "tool"];
     if let Some(said) = messages.iter().find(|said| !known.contains(&said.role.as_str())) {
         return Err(format!(
             "a message of the role {:?}: a conversation here has the roles {}",
@@ -388,7 +484,9 @@ mod tests {
         for line in lines {
             match branches.take(line.to_string()) {
                 Act::Say(text) => said.push(text),
-                Act::Ask => branches.replied(line.to_uppercase(), Figures::default()),
+                Act::Ask => {
+                    branches.replied(Vec::new(), line.to_uppercase(), Figures::default());
+                }
                 Act::Nothing => {}
                 act => said.push(format!("{act:?}")),
             }
@@ -451,11 +549,35 @@ mod tests {
             (&["/search"], "/search needs words: /search WORDS"),
             (&["/resume"], "/resume needs an ID: /history lists them"),
             (&["/resume a-1"], "Resume(\"a-1\")"),
+            (&["/tools"], "The system has no tools."),
+            (&["/tools all"], "The assistant has no tools."),
+            (&["/tools fly"], "There is no tool \"fly\"; the system has none."),
+            (&["/upload a b.csv"], "Upload(\"a b.csv\")"),
+            (&["/get out/a.png"], "Get(\"out/a.png\", \"a.png\")"),
+            (&["/get a.png b.png"], "Get(\"a.png\", \"b.png\")"),
+            (&["/get"], "/get needs a file: /get PATH"),
+            (&["/files"], "Files"),
             (&["/bye"], "Leave"),
         ] {
             let mut branches = branches();
             assert_eq!(typed(&mut branches, lines).last().unwrap(), expected, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn tools_are_named_and_forked_with_the_conversation() {
+        let mut branches = branches();
+        branches.know(vec![("python".into(), "runs code".into()), ("web".into(), "reads".into())]);
+        assert_eq!(branches.request().get("tools"), None);
+        let said = typed(&mut branches, &["/tools python", "/tools", "/fork"]);
+        assert_eq!(said[0], "The assistant may use python.");
+        assert_eq!(said[1], "* python         runs code\n  web            reads");
+        assert!(said[2].starts_with("ForkSpace(\"s-1\", \"s-2\", "), "{said:?}");
+        let request = branches.request();
+        assert_eq!(request["tools"], json!([{"type": "system", "name": "python"}]));
+        assert_eq!((&request["space"], &request["attended"]), (&json!("s-2"), &json!(true)));
+        assert_eq!(branches.equip("all").unwrap(), "The assistant may use python, web.");
+        assert_eq!(branches.equip("none").unwrap(), "The assistant has no tools.");
     }
 
     #[test]
@@ -486,7 +608,7 @@ mod tests {
             ("", "no conversation"),
             ("{}", "expected {\"messages\""),
             ("[{\"role\": \"user\", \"content\": [1]}]", "no conversation"),
-            ("[{\"role\": \"tool\", \"content\": \"a\"}]", "the role \"tool\""),
+            ("[{\"role\": \"judge\", \"content\": \"a\"}]", "the role \"judge\""),
         ] {
             assert!(branches.load(text).unwrap_err().contains(part), "{text}");
         }

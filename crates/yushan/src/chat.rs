@@ -101,6 +101,15 @@ impl Lines {
         }
     }
 
+    /// One line in answer to a question; `None`: there is none.
+    pub(crate) fn ask(&mut self, prompt: &str) -> Result<Option<String>> {
+        match self.editor.readline(prompt) {
+            Ok(line) => Ok(Some(line.trim().to_string())),
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Keeps the history. It is no error when that fails: the conversation is over.
     pub(crate) fn save(&mut self) {
         let Some(path) = &self.history else { return };

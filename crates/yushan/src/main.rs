@@ -34,6 +34,7 @@ mod score;
 mod serve;
 mod shelf;
 mod spans;
+mod steps;
 mod system;
 mod talk;
 mod top;

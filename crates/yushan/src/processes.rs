@@ -209,6 +209,7 @@ fn in_words(entry: &Entry) -> String {
             let failed = if result.failed { " (failed)" } else { "" };
             format!("answer from {}{failed}: {}\n", sources.join(", "), visible(&result.text()))
         }
+        Entry::Unchecked => "the code of the answer is not run: it may not be\n".into(),
         Entry::Heard(from, message) => {
             let other = message.label().sources.contains(Sources::OTHER_USER);
             let from = match (from.0, other) {

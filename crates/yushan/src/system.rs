@@ -107,6 +107,20 @@ impl ClassName {
     }
 }
 
+/// Where a file of a space is, in the form of a URL.
+fn file_path(space: &str, path: &str) -> String {
+    let mut url = format!("/v1/spaces/{space}/files/");
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                url.push(byte.into());
+            }
+            _ => url += &format!("%{byte:02X}"),
+        }
+    }
+    url
+}
+
 impl Where {
     /// This system, without a key.
     pub(crate) fn at(address: String) -> Where {
@@ -134,25 +148,45 @@ impl Where {
         order: Option<&Value>,
         patience: Option<Duration>,
     ) -> Result<ureq::Body> {
-        let url = format!("{}{path}", self.base());
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(patience)
-            .build()
-            .into();
-        let key = self.key.as_ref().map(|key| format!("Bearer {key}"));
-        let answer = match order {
-            None => {
-                let request = agent.get(&url);
-                let request = key.iter().fold(request, |r, key| r.header("authorization", key));
-                request.call()
-            }
+        let (agent, url) = self.reach(path, patience);
+        self.answered(match order {
+            None => self.signed(agent.get(&url)).call(),
             Some(order) => {
                 let request = agent.post(&url).content_type("application/json");
-                let request = key.iter().fold(request, |r, key| r.header("authorization", key));
-                request.send(order.to_string())
+                self.signed(request).send(order.to_string())
             }
-        };
+        })
+    }
+
+    /// Puts a file into a space; what is known of it then.
+    pub(crate) fn put_file(&self, space: &str, path: &str, bytes: Vec<u8>) -> Result<Value> {
+        let (agent, url) = self.reach(&file_path(space, path), None);
+        let body = self.answered(self.signed(agent.put(&url)).send(&bytes[..]))?;
+        Ok(serde_json::from_reader(body.into_reader())?)
+    }
+
+    /// The bytes of a file of a space.
+    pub(crate) fn get_file(&self, space: &str, path: &str) -> Result<Vec<u8>> {
+        let body = self.send(&file_path(space, path), None, None)?;
+        Ok(body.into_with_config().limit(ANSWER).read_to_vec()?)
+    }
+
+    fn reach(&self, path: &str, patience: Option<Duration>) -> (ureq::Agent, String) {
+        let config = ureq::Agent::config_builder().http_status_as_error(false);
+        let agent = config.timeout_global(patience).build().into();
+        (agent, format!("{}{path}", self.base()))
+    }
+
+    /// With the key, if there is one.
+    fn signed<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        let key = self.key.as_ref().map(|key| format!("Bearer {key}"));
+        key.iter().fold(request, |request, key| request.header("authorization", key))
+    }
+
+    fn answered(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<ureq::Body> {
         let mut answer = answer.map_err(|error| self.silent(&error))?;
         if answer.status().is_success() {
             return Ok(answer.into_body());

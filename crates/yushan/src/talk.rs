@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
 
-use crate::branches::{Act, Attachment, Branches, Figures};
+use crate::branches::{Act, Attachment, Branches, Figures, Said};
 use crate::chat::{Lines, say};
 use crate::exit::{self, BadFile, BadUsage};
 use crate::inspect::visible;
@@ -21,8 +21,8 @@ use crate::interrupt::Interrupt;
 use crate::kept;
 use crate::own::Own;
 use crate::replace::replace;
-use crate::system::Where;
-use crate::{boot, flags, wire};
+use crate::system::{Where, plain};
+use crate::{boot, flags, steps, wire};
 
 /// Most bytes of a file that goes before a message: about as much as a large context holds.
 const ATTACHED: u64 = 1 << 20;
@@ -43,6 +43,9 @@ pub(crate) struct Chat {
     /// Go on with a conversation that the system keeps: the last one, or that of this ID
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
     resume: Option<String>,
+    /// Tools that the assistant may use: names, separated by commas, or `all`
+    #[arg(long, value_name = "NAMES")]
+    tools: Option<String>,
     #[command(flatten)]
     at: Where,
     #[command(flatten)]
@@ -69,6 +72,10 @@ impl Chat {
             },
         };
         let mut branches = Branches::new(models, model, kept::session());
+        branches.know(tools(&self.at)?);
+        if let Some(names) = &self.tools {
+            say(&branches.equip(names).map_err(BadUsage)?)?;
+        }
         if let Some(id) = &self.resume {
             let kept = kept::find(&self.at, id)?;
             say(&branches.resume(&kept).map_err(|why| anyhow!("{why}"))?)?;
@@ -80,7 +87,7 @@ impl Chat {
             if act == Act::Leave {
                 break;
             }
-            if let Err(error) = self.perform(act, &mut branches, &interrupt) {
+            if let Err(error) = self.perform(act, &mut branches, &interrupt, &mut lines) {
                 say(&visible(&format!("error: {}", exit::line(&error))))?;
             }
         }
@@ -111,10 +118,45 @@ impl Chat {
         Own::start(self.model.clone(), &self.engine).map(Some)
     }
 
-    fn perform(&self, act: Act, branches: &mut Branches, interrupt: &Interrupt) -> Result<()> {
+    fn perform(
+        &self,
+        act: Act,
+        branches: &mut Branches,
+        interrupt: &Interrupt,
+        lines: &mut Lines,
+    ) -> Result<()> {
         match act {
             Act::Say(text) => say(&text),
-            Act::Ask => self.answer(branches, interrupt),
+            Act::Ask => self.answer(branches, interrupt, lines),
+            Act::Upload(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                let bytes = std::fs::read(&path);
+                let bytes = bytes.with_context(|| path.display().to_string())?;
+                let kept = self.at.put_file(branches.space(), &name, bytes)?;
+                let (path, size) = (plain(kept["path"].as_str().unwrap_or("")), &kept["size"]);
+                say(&format!("Its tools see {path}, {size} bytes."))
+            }
+            Act::Files => {
+                let list = self.at.ask(&format!("/v1/spaces/{}/files", branches.space()), None)?;
+                let files = list["data"].as_array().map_or(&[][..], Vec::as_slice);
+                let line = |file: &Value| {
+                    let path = plain(file["path"].as_str().unwrap_or(""));
+                    format!("{:>10}  {path}", file["size"])
+                };
+                match files {
+                    [] => say("There are no files."),
+                    files => say(&files.iter().map(line).collect::<Vec<_>>().join("\n")),
+                }
+            }
+            Act::Get(path, to) => {
+                let bytes = self.at.get_file(branches.space(), &path)?;
+                replace(&to, &bytes).with_context(|| to.display().to_string())?;
+                say(&format!("Saved to {}, {} bytes.", to.display(), bytes.len()))
+            }
+            Act::ForkSpace(from, to, text) => {
+                self.at.ask(&format!("/v1/spaces/{from}"), Some(&json!({ "fork": to })))?;
+                say(&text)
+            }
             Act::Attach(path) => {
                 let name = path.file_name().unwrap_or(path.as_os_str());
                 let name = name.to_string_lossy().into_owned();
@@ -141,7 +183,12 @@ impl Chat {
         }
     }
 
-    fn answer(&self, branches: &mut Branches, interrupt: &Interrupt) -> Result<()> {
+    fn answer(
+        &self,
+        branches: &mut Branches,
+        interrupt: &Interrupt,
+        lines: &mut Lines,
+    ) -> Result<()> {
         interrupt.take();
         let mut reply = Reply::default();
         let (at, request) = (self.at.clone(), branches.request());
@@ -149,17 +196,23 @@ impl Chat {
             let body = at.send("/v1/chat/completions", Some(&request), None)?;
             Ok(body.into_reader())
         });
-        let done = reply.write(&pieces, interrupt, &mut std::io::stdout());
+        let mut approve = |step: &Value| self.approve(step, lines);
+        let done = reply.write(&pieces, interrupt, &mut std::io::stdout(), &mut approve);
         if !reply.text.is_empty() {
             say("")?; // ends the line
         }
         match done {
-            Ok(()) if reply.text.is_empty() && reply.figures.end == INTERRUPTED => {
+            Ok(())
+                if reply.text.is_empty()
+                    && reply.steps.is_empty()
+                    && reply.figures.end == INTERRUPTED =>
+            {
                 branches.failed();
                 return say("Stopped before a word came: the message is taken back.");
             }
             Ok(()) => {
-                branches.replied(reply.text, reply.figures);
+                let Reply { steps, text, figures } = reply;
+                branches.replied(steps, text.trim_start().to_string(), figures);
                 kept::keep(&self.at, vec![branches.kept()])?;
             }
             Err(error) => {
@@ -169,6 +222,35 @@ impl Chat {
         }
         Ok(())
     }
+}
+
+impl Chat {
+    /// Asks the person, and tells the system what was said.
+    fn approve(&self, step: &Value, lines: &mut Lines) -> Result<()> {
+        say(&steps::asks(step))?;
+        let question = step["name"] == "ask";
+        let prompt = if question { "answer: " } else { "allow? [y/N] " };
+        // Whoever goes away has not allowed it.
+        let line = lines.ask(prompt)?.unwrap_or_default();
+        let told = match question {
+            true => json!({ "key": step["key"], "answer": line }),
+            false => {
+                let yes = ["y", "yes", "是", "好"].contains(&line.to_lowercase().as_str());
+                json!({ "key": step["key"], "allow": yes })
+            }
+        };
+        self.at.ask("/v1/approvals", Some(&told)).map(drop)
+    }
+}
+
+/// The tools of a system, and what each does. System calls are not among them: a chat is one process.
+fn tools(at: &Where) -> Result<Vec<(String, String)>> {
+    let list = at.ask("/v1/tools", None)?;
+    let text = |tool: &Value, name: &str| tool[name].as_str().unwrap_or("").to_string();
+    let tools = list["data"].as_array().into_iter().flatten();
+    let tools = tools.map(|tool| (text(tool, "name"), text(tool, "description")));
+    let own = |name: &str| yushan_kernel::syscall::SystemCall::NAMES.contains(&name);
+    Ok(tools.filter(|(name, _)| !own(name) || name == "ask").collect())
 }
 
 /// The models that a system lists.
@@ -181,6 +263,8 @@ fn names(at: &Where) -> Result<Vec<String>> {
 /// A reply as it comes.
 #[derive(Default)]
 struct Reply {
+    /// What tools did before the text.
+    steps: Vec<Said>,
     text: String,
     figures: Figures,
 }
@@ -192,6 +276,7 @@ impl Reply {
         pieces: &Receiver<Result<String>>,
         interrupt: &Interrupt,
         out: &mut dyn Write,
+        approve: &mut dyn FnMut(&Value) -> Result<()>,
     ) -> Result<()> {
         let sent = Instant::now();
         let mut first = None;
@@ -204,10 +289,20 @@ impl Reply {
                 Ok(Ok(data)) if data == "[DONE]" => break,
                 Ok(Ok(data)) if data.is_empty() => {}
                 Ok(Ok(data)) => {
-                    let piece = self.add(&data)?;
-                    if !piece.is_empty() {
+                    let (piece, step) = self.add(&data)?;
+                    let mut shown = visible(&piece);
+                    if step["answered"].is_object() {
+                        let said = std::mem::take(&mut self.text);
+                        let newline = if said.is_empty() { "" } else { "\n" };
+                        shown = format!("{newline}{}", steps::answered(&step["answered"]));
+                        self.steps.extend(steps::messages(said, &step["answered"]));
+                    }
+                    if !shown.is_empty() {
                         first.get_or_insert_with(|| sent.elapsed());
-                        out.write_all(visible(&piece).as_bytes()).and_then(|()| out.flush())?;
+                        out.write_all(shown.as_bytes()).and_then(|()| out.flush())?;
+                    }
+                    if step["asks"].is_object() {
+                        approve(&step["asks"])?;
                     }
                 }
                 Ok(Err(error)) => return Err(error),
@@ -221,8 +316,8 @@ impl Reply {
         Ok(())
     }
 
-    /// What an event adds to the text.
-    fn add(&mut self, data: &str) -> Result<String> {
+    /// What an event adds to the text, and the step that it tells of.
+    fn add(&mut self, data: &str) -> Result<(String, Value)> {
         let Ok(event) = serde_json::from_str::<Value>(data) else {
             bail!("the reply has a line that is not JSON: {data:?}");
         };
@@ -246,7 +341,7 @@ impl Reply {
         }
         let piece = choice["delta"]["content"].as_str().unwrap_or("");
         self.text.push_str(piece);
-        Ok(piece.to_string())
+        Ok((piece.to_string(), choice["step"].clone()))
     }
 }
 
@@ -307,7 +402,8 @@ mod tests {
         let read = |lines: &[&str]| {
             let body = std::io::Cursor::new(lines.join("\n\n"));
             let (mut reply, mut out) = (Reply::default(), Vec::new());
-            let done = reply.write(&pieces(move || Ok(body)), &interrupt, &mut out);
+            let mut approve = |_: &Value| panic!("nothing is asked");
+            let done = reply.write(&pieces(move || Ok(body)), &interrupt, &mut out, &mut approve);
             assert_eq!(String::from_utf8(out).unwrap(), visible(&reply.text));
             (reply, done.map_err(|error| error.to_string()))
         };

@@ -191,7 +191,7 @@ impl Place {
             let over = count(|entry| matches!(entry, Entry::Exited(_)));
             assert_eq!((begun, over), (1, 1), "{context}");
             unknown += count(|entry| match entry {
-                Entry::Answered { result, .. } => result.text.starts_with("unknown"),
+                Entry::Answered { result, .. } => result.text().starts_with("unknown"),
                 _ => false,
             });
         }

@@ -145,7 +145,7 @@ fn check(folder: &Path) -> usize {
         match answer.failed {
             false => assert_eq!(made, 1, "call {turn}: {calls}"),
             true => {
-                assert!(answer.text.starts_with("unknown"), "{answer:?}");
+                assert!(answer.text().starts_with("unknown"), "{answer:?}");
                 assert!(made <= 1, "call {turn}: {calls}");
                 unknown += 1;
             }

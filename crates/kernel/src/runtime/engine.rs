@@ -12,6 +12,7 @@ use std::time::Instant;
 use yushan_abi::{Event as Shown, Executor, Finish, Flow, Refusal, ToolResult};
 
 use super::begin::Beginner;
+use super::calls::Drivers;
 use super::clerk::{Clerk, Then};
 use super::places::BUSY_MS;
 use super::seats::Seats;
@@ -35,6 +36,7 @@ pub(super) struct Runtime {
     pub(super) started: Instant,
     pub(super) beginner: Beginner,
     pub(super) world: World,
+    pub(super) drivers: Drivers,
     pub(super) clerk: Clerk,
     pub(super) commands: SyncSender<Command>,
     /// What children said that are over.
@@ -145,10 +147,7 @@ impl Runtime {
             Command::Unnoted(pid, error) => self.end(pid, Err(error.into()), Vec::new()),
             Command::Fresh(pid, fresh) => self.fresh(pid, fresh),
             Command::Answered(pid, key, result) => {
-                // An answer that comes late is not that of the next call.
-                if self.life(pid).is_some_and(|life| life.key() == key) {
-                    self.answer(pid, result);
-                }
+                self.came(pid, &key, result);
             }
             Command::Forked(pid, key) => {
                 if self.life(pid).is_some_and(|life| life.key() == key) {

@@ -10,6 +10,7 @@
 
 mod begin;
 mod bills;
+mod calls;
 mod children;
 mod clerk;
 mod engine;
@@ -30,10 +31,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use yushan_abi::{
     Complete, Disk, DiskError, Event as Shown, Executor, Finish, Index, Keep, Language, ModelInfo,
-    Refusal, Request, Sink, Tool, ToolResult,
+    Refusal, Request, Sink, Tool, ToolResult, ToolSpec,
 };
 
 use self::begin::Beginner;
+use self::calls::Drivers;
 use self::clerk::Clerk;
 use self::engine::Runtime;
 pub(crate) use self::places::Place;
@@ -220,6 +222,7 @@ impl Kernel {
             most: options.most,
             started: Instant::now(),
             beginner: beginner.clone(),
+            drivers: Drivers::new(&world.tools),
             world: world.clone(),
             clerk: clerk.clone(),
             commands: commands.clone(),
@@ -390,12 +393,32 @@ impl Kernel {
             program.request.tools.retain(|other| other.name != *name);
             program.request.tools.push(spec);
         }
+        if let Some(check) = &program.check
+            && !program.capabilities.contains_key(&check.tool)
+        {
+            let detail = format!("needs the tool {:?} among those that may be called", check.tool);
+            return Err(Refusal::Invalid { field: "check".into(), detail });
+        }
         if program.title.is_empty() {
             program.title = title(&program.request);
         }
         let life = Life::new(Pid(0), program);
         let (job, spawn) = self.beginner.prepared(&life.request(), sink, Some(life), None)?;
         self.ask(|reply| Command::Start(job, spawn, Some(reply))).unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// Tells all tools that the space `to` begins as a copy of `from`. May block.
+    ///
+    /// # Errors
+    /// What the first tool says that could not copy its part.
+    pub fn fork_space(&self, from: &str, to: &str) -> Result<(), String> {
+        self.world.tools.iter().try_for_each(|tool| tool.forked(from, to))
+    }
+
+    /// All that a process can be allowed to call, the system's own first.
+    pub fn tool_specs(&self) -> Vec<ToolSpec> {
+        let own = SystemCall::NAMES.into_iter().filter_map(SystemCall::spec);
+        own.chain(self.world.tools.iter().map(|tool| tool.spec().clone())).collect()
     }
 
     /// The names of all tools that a process can be allowed to call, the system's own first.

@@ -11,8 +11,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use yushan_abi::{
-    Call, Effect, Finish, Hit, Invocation, Item, Label, Message, Part, Piece, Refusal, Role, Sink,
-    Sources, ToolResult,
+    Call, Event as Shown, Finish, Hit, Item, Label, Message, Part, Piece, Refusal, Role, Sink,
+    Sources, ToolResult, Verified,
 };
 
 use super::begin::Beginner;
@@ -22,11 +22,10 @@ use super::engine::{Outcome, Runtime};
 use super::{Command, spawn_of};
 use crate::billing::Payer;
 use crate::core::Event;
-use crate::gate::Decision;
 use crate::job::{Fresh, Job, panicked};
 use crate::life::{Entry, Life, Next};
 use crate::process::{Exit, Pid, Spawn};
-use crate::syscall::{self, SystemCall, failed, said};
+use crate::syscall::{SystemCall, failed, said};
 
 /// Tokens of a turn that the journal takes together.
 const NOTED: usize = 64;
@@ -76,6 +75,9 @@ impl Runtime {
         let Some(job) = self.jobs.get_mut(&pid) else { return };
         job.writer = None;
         let (text, counts) = (std::mem::take(&mut job.said), job.counts);
+        if job.holds_back() && finish == Finish::Calls && !text.is_empty() {
+            job.show(Shown::Text { text: text.clone(), logprob: None });
+        }
         job.owed = counts;
         self.tell(Event::Paused(pid));
         let entry = Entry::Said { text, calls, finish, counts };
@@ -95,11 +97,9 @@ impl Runtime {
             Next::Write if self.jobs[&pid].writer.is_none() => self.ready(pid),
             // The first turn was made ready by whoever asked for it, and is under way.
             Next::Write => {}
-            Next::Call(call) => {
-                let call = call.clone();
-                self.call(pid, &call);
-            }
+            Next::Call(_) => self.calls(pid),
             Next::End(_) => {
+                self.verified(pid);
                 self.note(pid, vec![Entry::Exited(Exit::Done)], Then::GoOn(vec![pid]));
             }
             Next::Over => {
@@ -108,6 +108,18 @@ impl Runtime {
                 self.end(pid, Ok(finish), calls);
             }
         }
+    }
+
+    /// Shows what was held back until its code was run.
+    fn verified(&mut self, pid: Pid) {
+        let Some(job) = self.jobs.get_mut(&pid) else { return };
+        let Some(life) = job.life.as_ref().filter(|life| life.program.check.is_some()) else {
+            return;
+        };
+        let verdict = life.checked.verdict.unwrap_or(Verified::NotRun);
+        let text = life.text.clone();
+        job.show(Shown::Text { text, logprob: None });
+        job.show(Shown::Verified(verdict));
     }
 
     /// Brings the conversation into tokens, on a thread of its own; its model may have to be loaded first.
@@ -171,70 +183,6 @@ impl Runtime {
         self.tell(Event::Turn { pid, prompt, kept, written });
     }
 
-    fn call(&mut self, pid: Pid, call: &Call) {
-        // A call that waited for the user, or was begun before the system stopped, counts once.
-        let again = self.life(pid).is_some_and(|l| l.confirmed.is_some() || l.intended.is_some());
-        if !again {
-            self.tell(Event::Call(pid, call.name.clone()));
-        }
-        let Some(life) = self.life(pid) else { return };
-        let able = life.capability(&call.name).is_some_and(|able| able.uses != Some(0));
-        match SystemCall::parse(call) {
-            Some(_) if !able => self.answer(pid, failed("denied")),
-            Some(Ok(call)) => self.system_call(pid, call),
-            Some(Err(why)) => self.answer(pid, failed(why)),
-            None => self.tool_call(pid, call),
-        }
-    }
-
-    /// Through the gate to the driver.
-    fn tool_call(&mut self, pid: Pid, call: &Call) {
-        let tool = self.world.tools.iter().find(|tool| tool.spec().name == call.name).cloned();
-        let Some(tool) = tool else {
-            return self.answer(pid, failed(format!("the tool {:?} is not here now", call.name)));
-        };
-        let Some(life) = self.life(pid) else { return };
-        let (decision, arguments) = match syscall::judge(life, tool.spec(), call) {
-            Ok(judged) => judged,
-            Err(why) => return self.answer(pid, failed(why)),
-        };
-        match decision {
-            Decision::Deny(_) => return self.answer(pid, failed("denied")),
-            Decision::Ask(_) => return self.tell(Event::Ask(pid)),
-            Decision::Allow => {}
-        }
-        if life.intended.is_some() && tool.spec().effect != Effect::Read {
-            return self.answer(
-                pid,
-                failed(
-                    "unknown: the system stopped during this call; it may or may not have happened",
-                ),
-            );
-        }
-        let (key, clerk, space) = (life.key(), self.clerk.clone(), life.space());
-        let (owner, label) = (life.program.request.tenant.clone(), life.label.clone());
-        let Some(job) = self.jobs.get(&pid) else { return };
-        let cancel = job.cancel.clone();
-        self.work(pid, move || {
-            let invocation = Invocation {
-                arguments: &arguments,
-                key: &key,
-                space: &space,
-                owner: &owner,
-                label: &label,
-                cancel,
-            };
-            let intended = Entry::Intended { key: key.clone() };
-            match clerk.wait(vec![(pid, intended)]) {
-                Ok(()) => {
-                    let result = syscall::run(tool.as_ref(), &invocation);
-                    Command::Answered(pid, key.clone(), result)
-                }
-                Err(error) => Command::Unnoted(pid, error),
-            }
-        });
-    }
-
     /// The first open call is answered.
     pub(super) fn answer(&mut self, pid: Pid, result: ToolResult) {
         self.answered(pid, result, false, Then::GoOn(vec![pid]));
@@ -244,11 +192,18 @@ impl Runtime {
         if self.life(pid).is_none_or(|life| life.exit.is_some() || life.open.is_empty()) {
             return;
         }
+        let Some(job) = self.jobs.get_mut(&pid) else { return };
+        let checks = job.life.as_ref().is_some_and(|life| life.checked.under_way);
+        if let Some(call) = job.life.as_ref().and_then(|life| life.open.front()).cloned()
+            && !checks
+        {
+            job.show(Shown::Answered { call, result: result.clone() });
+        }
         self.tell(Event::Answered(pid, result.label()));
         self.note(pid, vec![Entry::Answered { result, received }], then);
     }
 
-    fn system_call(&mut self, pid: Pid, call: SystemCall) {
+    pub(super) fn system_call(&mut self, pid: Pid, call: SystemCall) {
         let Some(life) = self.life(pid) else { return };
         match call {
             SystemCall::Fork {} => self.fork_spaces(pid),

@@ -136,7 +136,8 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn new(name: &str, effect: Effect, source: Sources) -> Arc<Tally> {
         let spec = serde_json::json!({
-            "name": name, "effect": effect, "schema": {"properties": {"to": {}}},
+            "name": name, "effect": effect,
+            "schema": {"properties": {"to": {"type": ["string", "integer"]}}, "required": ["to"]},
             "roles": {"to": "destination"},
         });
         let spec = serde_json::from_value(spec).unwrap();

@@ -19,7 +19,7 @@ use crate::fault::{Fault, OllamaError};
 use crate::ollama::keep::{KeepAlive, keep};
 use crate::ollama::options::{self, Options};
 use crate::ollama::reply::{Kind, Line, OllamaFace};
-use crate::openai::fields::{Tool, tools};
+use crate::openai::fields::{Tool, functions};
 use crate::openai::messages::{label, name_answers, role};
 use crate::openai::with_ignored;
 use crate::stream::{streamed, whole};
@@ -192,7 +192,7 @@ impl OllamaChatRequest {
         let mut request = yushan_abi::Request::new(&*model.name, Prompt::Chat(messages));
         self.options.unwrap_or_default().apply(model, &mut request)?;
         request.form = options::form(self.format)?;
-        request.tools = tools(self.tools.unwrap_or_default())?;
+        request.tools = functions(self.tools.unwrap_or_default())?;
         request.logprobs = options::logprobs(self.logprobs, self.top_logprobs)?;
         request.overflow = options::overflow(self.truncate);
         request.tenant = caller.tenant.clone();

@@ -194,7 +194,13 @@ impl Face for OllamaFace {
     fn event(&mut self, _: usize, event: Event, out: &mut String) {
         self.times.saw(&event);
         match event {
-            Event::Started(_) | Event::Echo { .. } | Event::Call { .. } | Event::Embedding(_) => {}
+            Event::Started(_)
+            | Event::Echo { .. }
+            | Event::Call { .. }
+            | Event::Embedding(_)
+            | Event::Answered { .. }
+            | Event::Asks { .. }
+            | Event::Verified(_) => {}
             Event::Text { text, logprob } => {
                 if !text.is_empty() || logprob.is_some() {
                     let mut one = Line::new(self.kind, &self.model, text);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use yushan_abi::{Class, Form, Overflow, Sampling, ToolChoice, ToolSpec};
+use yushan_kernel::life::Mode;
 
 use crate::body::{Ignored, whole, within};
 use crate::fault::Fault;
@@ -270,24 +271,79 @@ pub(crate) struct Tool {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) function: Option<Function>,
+    /// Our extension, with the type `system`: a tool that is run here.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// Our extension, with the type `system`: `auto` (the default), `ask` or `deny`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub(crate) mode: Option<Mode>,
     #[serde(rename = "custom")]
     _custom: Option<Ignored>,
 }
 
 /// Tools, checked.
-pub(crate) fn tools(tools: Vec<Tool>) -> Result<Vec<ToolSpec>, Fault> {
-    let functions = tools.into_iter().enumerate().map(|(at, tool)| {
-        let field = format!("tools[{at}].function");
-        match (tool.kind.as_str(), tool.function) {
-            ("function", Some(function)) => function.spec(&field),
-            ("function", None) => Err(Fault::invalid(field, "type \"function\" needs it")),
-            (other, _) => Err(Fault::invalid(
-                format!("tools[{at}].type"),
-                format!("{other:?} was given; this server knows \"function\""),
-            )),
+#[derive(Default)]
+pub(crate) struct Toolbox {
+    /// Those that the client runs.
+    pub(crate) functions: Vec<ToolSpec>,
+    /// Those that are run here, and how each call of them is decided.
+    pub(crate) system: BTreeMap<String, Mode>,
+}
+
+/// Tools, checked; whether those of the system are there is for the kernel to say.
+pub(crate) fn tools(tools: Vec<Tool>) -> Result<Toolbox, Fault> {
+    let mut toolbox = Toolbox::default();
+    for (at, tool) in tools.into_iter().enumerate() {
+        let field = |name: &str| format!("tools[{at}].{name}");
+        match (tool.kind.as_str(), tool.function, tool.name) {
+            ("function", Some(function), None) => {
+                toolbox.functions.push(function.spec(&field("function"))?);
+            }
+            ("function", Some(_), Some(_)) => {
+                let why = "is the system's tools' alone: a function has its name in it";
+                return Err(Fault::invalid(field("name"), why));
+            }
+            ("function", None, _) => {
+                return Err(Fault::invalid(field("function"), "type \"function\" needs it"));
+            }
+            ("system", None, Some(name)) => {
+                if toolbox.system.insert(name.clone(), tool.mode.unwrap_or_default()).is_some() {
+                    return Err(Fault::invalid(field("name"), format!("{name:?} stands twice")));
+                }
+            }
+            ("system", _, _) => {
+                let why =
+                    "type \"system\" needs the name of a tool of this system, and no function";
+                return Err(Fault::invalid(field("name"), why));
+            }
+            (other, ..) => {
+                let why =
+                    format!("{other:?} was given; this server knows \"function\" and \"system\"");
+                return Err(Fault::invalid(field("type"), why));
+            }
         }
-    });
-    distinct(functions.collect::<Result<_, _>>()?)
+    }
+    toolbox.functions = distinct(toolbox.functions)?;
+    let both = toolbox.functions.iter().position(|tool| toolbox.system.contains_key(&tool.name));
+    match both {
+        Some(at) => Err(Fault::invalid(
+            format!("tools[{at}].function.name"),
+            "a tool of the system has this name too: give one",
+        )),
+        None => Ok(toolbox),
+    }
+}
+
+/// Tools that the client runs, and no others.
+pub(crate) fn functions(given: Vec<Tool>) -> Result<Vec<ToolSpec>, Fault> {
+    let Toolbox { functions, system } = tools(given)?;
+    match system.is_empty() {
+        true => Ok(functions),
+        false => {
+            Err(Fault::invalid("tools", "tools of the system are for /v1/chat/completions alone"))
+        }
+    }
 }
 
 /// No two of one name, and not too many.

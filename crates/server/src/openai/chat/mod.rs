@@ -17,6 +17,7 @@ pub(crate) use reply::{ChatCompletion, FINGERPRINT};
 pub(crate) use request::{ChatRequest, StreamOptions, stream_of};
 pub(crate) use stream::sse;
 
+use crate::agent::Agent;
 use crate::body::CONVERSATION;
 use crate::doors::Caller;
 use crate::fault::{ErrorBody, Fault};
@@ -60,9 +61,16 @@ pub(crate) async fn create(
     let model = server.model(&body.model).await?;
     let asked = body.check(&model, &caller)?;
     let head = Head::new("chatcmpl-", &model.name);
-    let events = server.start(&caller, asked.request, asked.n).await?;
+    let system = asked.agent.as_ref().map(Agent::names).unwrap_or_default();
+    let events = match asked.agent {
+        None => server.start(&caller, asked.request, asked.n).await?,
+        Some(agent) => server.start_agent(&caller, agent.program(asked.request)).await?,
+    };
     let response = match asked.stream {
-        Some(usage) => streamed(&server, events, stream::ChatFace::new(head, asked.n, usage)),
+        Some(usage) => {
+            let face = stream::ChatFace::new(head, asked.n, usage).with(system);
+            streamed(&server, events, face)
+        }
         None => Json(ChatCompletion::of(head, whole(events).await?)).into_response(),
     };
     Ok(with_ignored(response, &asked.ignored))

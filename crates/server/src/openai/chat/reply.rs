@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use yushan_abi::Call;
 
+use crate::agent::Step;
 use crate::openai::chat::Head;
 use crate::openai::{TokenLogprob, Tokens, Window, finish_detail, finish_reason};
 use crate::stream::Answer;
@@ -32,6 +33,9 @@ pub(crate) struct ChatChoice {
     /// Our extension, where the reason says too little.
     #[serde(skip_serializing_if = "Option::is_none")]
     finish_detail: Option<String>,
+    /// Our extension: what tools of the system did before this was said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<Step>,
 }
 
 /// What the assistant says.
@@ -104,6 +108,7 @@ impl ChatChoice {
                 .then_some(ChatLogprobs { content: logprobs, refusal: None }),
             finish_reason: finish_reason(&answer.finish),
             finish_detail: finish_detail(&answer.finish),
+            steps: answer.steps,
         }
     }
 }
@@ -141,6 +146,22 @@ pub(crate) struct ChunkChoice {
     pub(crate) finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finish_detail: Option<String>,
+    /// Our extension: what a tool of the system did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<Step>,
+}
+
+impl ChunkChoice {
+    pub(crate) fn new(index: usize, delta: Delta) -> ChunkChoice {
+        ChunkChoice {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            finish_detail: None,
+            step: None,
+        }
+    }
 }
 
 /// What a piece adds.

@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use yushan_abi::{ModelInfo, Prompt, Request, Sampling};
+use yushan_kernel::Budget;
 
+use crate::agent::{Agent, CheckCode};
 use crate::body::{Ignored, ignored, refuse, whole};
 use crate::doors::Caller;
 use crate::fault::Fault;
 use crate::openai::fields::{
-    self, Choice, Knobs, MOST_ANSWERS, ResponseFormat, Texts, Tool, class, max_tokens, overflow,
+    self, Choice, Knobs, MOST_ANSWERS, ResponseFormat, Texts, Tool, Toolbox, class, max_tokens,
+    overflow,
 };
 use crate::openai::messages::{ChatMessage, conversation};
 
@@ -54,6 +57,16 @@ pub(crate) struct ChatRequest {
     repeat_last_n: Option<u64>,
     /// Our extension: `refuse` (the default), `truncate_oldest`, `summarize`.
     overflow: Option<String>,
+    /// Our extension, with tools of the system: names the files and running programs that they work with, the
+    /// same from one request of a conversation to the next. Without it, they are gone with the answer.
+    space: Option<String>,
+    /// Our extension, with tools of the system: whether somebody is there who can allow calls.
+    attended: Option<bool>,
+    /// Our extension, with tools of the system: what the answer may use up.
+    #[schema(value_type = Option<Object>)]
+    budget: Option<Budget>,
+    /// Our extension, with the system's tool `python`: runs the Python code of the answer before it is shown.
+    check_code: Option<CheckCode>,
     store: Option<bool>,
     audio: Option<Ignored>,
     functions: Option<Ignored>,
@@ -83,6 +96,8 @@ pub(crate) struct StreamOptions {
 /// A checked request.
 pub(crate) struct Asked {
     pub(crate) request: Request,
+    /// If tools of the system may be called.
+    pub(crate) agent: Option<Agent>,
     pub(crate) n: usize,
     /// Whether it is streamed; whether the usage is then told.
     pub(crate) stream: Option<bool>,
@@ -100,8 +115,16 @@ impl ChatRequest {
         let max_tokens = self.max_tokens(fields::most_tokens(model))?;
         let logprobs = self.logprobs()?;
         let messages = conversation(self.messages, &caller.tenant)?;
-        let tools = fields::tools(self.tools.unwrap_or_default())?;
+        let Toolbox { functions: tools, system } = fields::tools(self.tools.unwrap_or_default())?;
         let tool_choice = fields::tool_choice(self.tool_choice, &tools)?;
+        let (space, attended, budget) = (self.space, self.attended, self.budget);
+        let agent = Agent::of(system, space, attended, budget, self.check_code, &caller.tenant)?;
+        if agent.is_some() && n > 1 {
+            return Err(Fault::invalid("n", "expected 1 with tools of the system"));
+        }
+        if agent.is_some() && logprobs.is_some() {
+            return Err(Fault::invalid("logprobs", "not told with tools of the system"));
+        }
         let form = match self.response_format {
             Some(format) => format.form("response_format")?,
             None => yushan_abi::Form::Text,
@@ -120,7 +143,7 @@ impl ChatRequest {
             tenant: caller.tenant.clone(),
             ..Request::new(&*model.name, Prompt::Chat(messages))
         };
-        Ok(Asked { request, n, stream, ignored })
+        Ok(Asked { request, agent, n, stream, ignored })
     }
 
     fn refuse_unsupported(&self) -> Result<(), Fault> {

@@ -1,8 +1,11 @@
 //! A chat as server-sent events: role first, then deltas, the reason, the usage, `[DONE]`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 use yushan_abi::{Counts, Event};
 
+use crate::agent::Step;
 use crate::fault::Fault;
 use crate::openai::chat::Head;
 use crate::openai::chat::reply::{
@@ -28,11 +31,46 @@ pub(crate) struct ChatFace {
     /// Of each answer.
     counts: Vec<Counts>,
     failed: bool,
+    /// Tools that are run here: their calls are shown when they are answered.
+    system: BTreeSet<String>,
+    /// The calls that come are of these: whether each is run here, and its place among the client's.
+    calls: BTreeMap<usize, Option<usize>>,
+    /// Whether text was shown, and a step after it: what is said next is a new paragraph.
+    said: (bool, bool),
 }
 
 impl ChatFace {
     pub(crate) fn new(head: Head, n: usize, include_usage: bool) -> ChatFace {
-        ChatFace { head, include_usage, counts: vec![Counts::default(); n], failed: false }
+        ChatFace {
+            head,
+            include_usage,
+            counts: vec![Counts::default(); n],
+            failed: false,
+            system: BTreeSet::new(),
+            calls: BTreeMap::new(),
+            said: (false, false),
+        }
+    }
+
+    /// These tools are run here.
+    pub(crate) fn with(self, system: BTreeSet<String>) -> ChatFace {
+        ChatFace { system, ..self }
+    }
+
+    fn step(&mut self, index: usize, step: Step, out: &mut String) {
+        self.said.1 = self.said.0;
+        let choice = ChunkChoice { step: Some(step), ..ChunkChoice::new(index, Delta::default()) };
+        sse(&self.chunk(vec![choice]), out);
+    }
+
+    /// The place of a call among those that the client runs; `None`: it is run here.
+    fn place(&mut self, call: usize, name: Option<&str>) -> Option<usize> {
+        if let (None, Some(name)) = (self.calls.get(&call), name) {
+            let theirs = self.calls.values().flatten().count();
+            let place = (!self.system.contains(name)).then_some(theirs);
+            self.calls.insert(call, place);
+        }
+        self.calls.get(&call).copied().flatten()
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>) -> ChatChunk<'_> {
@@ -51,8 +89,7 @@ impl ChatFace {
     fn delta(&self, index: usize, delta: Delta, logprob: Option<TokenLogprob>, out: &mut String) {
         let logprobs =
             logprob.map(|logprob| ChatLogprobs { content: vec![logprob], refusal: None });
-        let choice =
-            ChunkChoice { index, delta, logprobs, finish_reason: None, finish_detail: None };
+        let choice = ChunkChoice { logprobs, ..ChunkChoice::new(index, delta) };
         sse(&self.chunk(vec![choice]), out);
     }
 }
@@ -67,24 +104,27 @@ impl Face for ChatFace {
                 self.counts[index] = counts;
                 let delta =
                     Delta { role: Some("assistant"), content: Some(None), ..Delta::default() };
-                let choice = ChunkChoice {
-                    index,
-                    delta,
-                    logprobs: None,
-                    finish_reason: None,
-                    finish_detail: None,
-                };
+                let choice = ChunkChoice::new(index, delta);
                 let context = Some(Window::of(&counts));
                 sse(&ChatChunk { context, ..self.chunk(vec![choice]) }, out);
             }
             Event::Echo { .. } | Event::Embedding(_) => {}
+            Event::Answered { call, result } => {
+                self.step(index, Step::answered(call, result), out);
+            }
+            Event::Asks { key, call } => self.step(index, Step::asks(key, call), out),
+            Event::Verified(verdict) => self.step(index, Step::checked(verdict), out),
             Event::Text { text, logprob } => {
                 if !text.is_empty() || logprob.is_some() {
+                    let apart = std::mem::take(&mut self.said.1) && !text.is_empty();
+                    self.said.0 |= !text.is_empty();
+                    let text = if apart { format!("\n\n{text}") } else { text };
                     let delta = Delta { content: Some(Some(text)), ..Delta::default() };
                     self.delta(index, delta, logprob.map(TokenLogprob::of), out);
                 }
             }
             Event::Call { index: call, id, name, arguments } => {
+                let Some(call) = self.place(call, name.as_deref()) else { return };
                 let kind = id.is_some().then_some("function");
                 let function = FunctionDelta { name, arguments };
                 let call = CallDelta { index: call, id, kind, function };
@@ -94,11 +134,9 @@ impl Face for ChatFace {
             Event::Done { finish, counts, .. } => {
                 self.counts[index] = counts;
                 let choice = ChunkChoice {
-                    index,
-                    delta: Delta::default(),
-                    logprobs: None,
                     finish_reason: Some(finish_reason(&finish)),
                     finish_detail: finish_detail(&finish),
+                    ..ChunkChoice::new(index, Delta::default())
                 };
                 sse(&self.chunk(vec![choice]), out);
             }

@@ -62,7 +62,11 @@ impl Face for CompletionFace {
             Event::Echo { text, logprob } | Event::Text { text, logprob } => {
                 self.text(index, text, logprob, out);
             }
-            Event::Call { .. } | Event::Embedding(_) => {}
+            Event::Call { .. }
+            | Event::Embedding(_)
+            | Event::Answered { .. }
+            | Event::Asks { .. }
+            | Event::Verified(_) => {}
             Event::Done { finish, counts, .. } => {
                 self.answers[index].0 = counts;
                 let choice = TextChoice {

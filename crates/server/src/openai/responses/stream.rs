@@ -177,7 +177,11 @@ impl Face for ResponseFace {
                 self.whole("response.created", out);
                 self.whole("response.in_progress", out);
             }
-            Event::Echo { .. } | Event::Embedding(_) => {}
+            Event::Echo { .. }
+            | Event::Embedding(_)
+            | Event::Answered { .. }
+            | Event::Asks { .. }
+            | Event::Verified(_) => {}
             Event::Text { text, logprob } => {
                 if !text.is_empty() || logprob.is_some() {
                     self.text(text, logprob, out);
