@@ -9,3 +9,8 @@
 //! whole one.
 
 pub mod arguments;
+pub mod space;
+
+#[cfg(test)]
+#[path = "../tests/memory/mod.rs"]
+mod memory;
