@@ -9,6 +9,7 @@
 //! whole one.
 
 pub mod arguments;
+pub mod calculator;
 pub mod space;
 
 #[cfg(test)]
