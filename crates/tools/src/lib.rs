@@ -10,6 +10,7 @@
 
 pub mod arguments;
 pub mod calculator;
+pub mod files;
 pub mod space;
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub enum SpaceError {
         path: String,
         /// Which there are.
         near: String,
+        /// Of those that `near` names: names may come from anybody.
+        labels: Label,
     },
     /// It does not fit.
     #[error("{0}")]
@@ -377,6 +379,8 @@ impl Manifest {
     fn absent(&self, path: &str) -> SpaceError {
         const SHOWN: usize = 20;
         let names: Vec<&str> = self.files.keys().map(String::as_str).take(SHOWN).collect();
+        let shown = self.files.values().take(SHOWN);
+        let labels = shown.fold(Label::default(), |labels, entry| labels.join(&entry.label));
         let near = match (names.len(), self.files.len()) {
             (0, _) => "the space is empty".to_string(),
             (shown, all) if shown < all => {
@@ -384,7 +388,7 @@ impl Manifest {
             }
             _ => format!("there are: {}", names.join(", ")),
         };
-        SpaceError::Absent { path: path.into(), near }
+        SpaceError::Absent { path: path.into(), near, labels }
     }
 }
 
