@@ -23,6 +23,7 @@ use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_th
 use serde::{Deserialize, Serialize};
 
 use crate::seccomp::Filters;
+use crate::usage::memory;
 use crate::{Held, Jail, Tier, confine, group, probes, root};
 
 /// The name under which this program is started to build walls, and where it finds what to do.
@@ -182,18 +183,6 @@ fn guard(first: Pid, parent: &OwnedFd, asked: &Asked, jail: &Jail, held: &Held) 
         end_all(first);
     }
     Ok(status.map_or(NO_COMMAND, |(_, status)| code(status)))
-}
-
-/// Bytes in memory of a process and all that it started.
-fn memory(pid: Pid) -> u64 {
-    let pid = pid.as_raw_nonzero();
-    let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let pages: u64 =
-        text("statm").split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
-    let children = text(&format!("task/{pid}/children"));
-    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    let below: u64 = children.filter_map(Pid::from_raw).map(memory).sum();
-    pages * rustix::param::page_size() as u64 + below
 }
 
 /// As a shell says it.

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::group::Groups;
 use crate::init::{self, FAILED, NAME, ORDER, Order, READY, Report};
-use crate::{Error, Held, Jail};
+use crate::{Error, Held, Jail, usage};
 
 /// Most bytes of the line with which the walls report.
 const REPORT: usize = 4096;
@@ -106,6 +106,12 @@ impl Prisoner {
     /// The number of the process that holds the others.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Processor time of it and all that it started.
+    pub fn cpu(&self) -> Duration {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.map(usage::cpu).unwrap_or_default()
     }
 
     /// The first line: everything after it is the command's own.

@@ -16,7 +16,7 @@ use yushan_abi::{
 };
 
 use crate::arguments::{read, refused, spec};
-use crate::space::{self, Edit, Entry, MOST_BYTES, Space, SpaceError, Version};
+use crate::space::{self, Edit, Entry, Space, SpaceError, Version};
 
 /// Bytes of text that one call shows.
 pub(crate) const SHOWN: usize = 64 << 10;
@@ -290,10 +290,13 @@ fn write(
     let path = &arguments.path;
     // A model wrote it, from what it has seen.
     let label = invocation.label.join(&Label::of(Sources::MODEL));
-    let edit = |bytes, label| Edit { path: path.clone(), bytes, label };
+    let edit = |bytes, label| Edit { path: path.clone(), bytes: Some(bytes), label };
     let edit = match (arguments.text, arguments.replace, arguments.remove) {
-        (None, None, true) => edit(None, label),
-        (Some(text), None, false) => edit(Some(text.into_bytes()), label),
+        (None, None, true) => {
+            space.remove(path)?;
+            return Ok(ToolResult::new(format!("{path}: removed"), label));
+        }
+        (Some(text), None, false) => edit(text.into_bytes(), label),
         (Some(text), Some(old), false) => {
             let content = space.read(path)?;
             let whole = String::from_utf8_lossy(&content.bytes);
@@ -305,16 +308,13 @@ fn write(
                 )));
             }
             let bytes = whole.replacen(&old, &text, 1).into_bytes();
-            edit(Some(bytes), label.join(&content.label))
+            edit(bytes, label.join(&content.label))
         }
         _ => {
             let why = "give `text`, or `text` and `replace`, or `remove: true` alone";
             return Ok(refused(why));
         }
     };
-    if edit.bytes.as_ref().is_some_and(|bytes| bytes.len() as u64 > MOST_BYTES) {
-        return Ok(refused("the text is too long for one file"));
-    }
     let label = edit.label.clone();
     let versions = space.change(vec![edit], Vec::new())?;
     let files = versions.iter().filter_map(|version| version.after.clone());

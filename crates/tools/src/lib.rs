@@ -11,6 +11,7 @@
 pub mod arguments;
 pub mod calculator;
 pub mod files;
+pub mod python;
 pub mod space;
 
 #[cfg(test)]

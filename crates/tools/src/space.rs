@@ -163,7 +163,14 @@ impl Space {
         let path = check_path(path)?;
         let entry = self.store(&path, bytes, label.clone())?;
         let file = entry.file.clone();
-        self.apply(vec![(path, Some(entry))], Vec::new())?;
+        let _lock = self.lock();
+        let mut manifest = self.manifest()?;
+        let versions = manifest.apply(vec![(path, Some(entry))]);
+        manifest.check()?;
+        if !versions.is_empty() {
+            manifest.changes.push_back(versions);
+            self.keep(&mut manifest, Vec::new())?;
+        }
         Ok(file)
     }
 
@@ -172,19 +179,36 @@ impl Space {
     /// # Errors
     /// The path is no path, nothing is there, or the disk refuses.
     pub fn remove(&self, path: &str) -> Result<(), SpaceError> {
-        let edit = Edit { path: path.into(), bytes: None, label: Label::default() };
+        let path = check_path(path)?;
+        let manifest = self.manifest()?;
+        if !manifest.files.contains_key(&path) {
+            return Err(manifest.absent(&path));
+        }
+        let edit = Edit { path, bytes: None, label: Label::default() };
         self.change(vec![edit], Vec::new()).map(drop)
     }
 
     /// Makes several edits as one change, which is undone as one, together with other changes of documents: all or
-    /// none. Edits that change nothing are left out of what it gives.
+    /// none. Edits that change nothing are left out of what it gives; removing what is not there is one.
     ///
     /// # Errors
-    /// As [`Space::write`] and [`Space::remove`].
+    /// As [`Space::write`].
     pub fn change(
         &self,
         edits: Vec<Edit>,
         together: Vec<Change>,
+    ) -> Result<Vec<Version>, SpaceError> {
+        self.change_with(edits, |_| Ok(together))
+    }
+
+    /// As [`Space::change`], with other changes that depend on what becomes of the files.
+    ///
+    /// # Errors
+    /// As [`Space::write`].
+    pub fn change_with(
+        &self,
+        edits: Vec<Edit>,
+        together: impl FnOnce(&[Version]) -> Result<Vec<Change>, DiskError>,
     ) -> Result<Vec<Version>, SpaceError> {
         let mut stored = Vec::new();
         for edit in edits {
@@ -193,35 +217,14 @@ impl Space {
                 edit.bytes.map(|bytes| self.store(&path, &bytes, edit.label)).transpose()?;
             stored.push((path, entry));
         }
-        self.apply(stored, together)
-    }
-
-    /// Contents that are stored already come to their paths.
-    fn apply(
-        &self,
-        stored: Vec<(String, Option<Entry>)>,
-        together: Vec<Change>,
-    ) -> Result<Vec<Version>, SpaceError> {
         let _lock = self.lock();
         let mut manifest = self.manifest()?;
-        let mut versions = Vec::new();
-        for (path, after) in stored {
-            let before = match &after {
-                Some(entry) => manifest.files.insert(path.clone(), entry.clone()),
-                None => Some(manifest.files.remove(&path).ok_or_else(|| manifest.absent(&path))?),
-            };
-            let same = |before: &Entry, after: &Entry| {
-                before.file == after.file && before.label == after.label
-            };
-            if !matches!((&before, &after), (Some(a), Some(b)) if same(a, b)) {
-                versions.push(Version { path, before, after });
-            }
-        }
+        let versions = manifest.apply(stored);
         manifest.check()?;
         if !versions.is_empty() {
             manifest.changes.push_back(versions.clone());
         }
-        self.keep(&mut manifest, together)?;
+        self.keep(&mut manifest, together(&versions)?)?;
         Ok(versions)
     }
 
@@ -351,6 +354,28 @@ pub fn fork(disk: &dyn Disk, from: &str, to: &str) -> Result<(), SpaceError> {
 }
 
 impl Manifest {
+    /// Puts what is stored at its paths, and tells what that changed.
+    fn apply(&mut self, stored: Vec<(String, Option<Entry>)>) -> Vec<Version> {
+        let mut versions = Vec::new();
+        for (path, after) in stored {
+            let before = match &after {
+                Some(entry) => self.files.insert(path.clone(), entry.clone()),
+                None => self.files.remove(&path),
+            };
+            let is_same = match (&before, &after) {
+                (Some(before), Some(after)) => {
+                    before.file == after.file && before.label == after.label
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            if !is_same {
+                versions.push(Version { path, before, after });
+            }
+        }
+        versions
+    }
+
     /// Whether it is within its bounds, and no file lies where a folder is.
     fn check(&self) -> Result<(), SpaceError> {
         let (count, total) = (self.files.len(), self.files.values().map(|entry| entry.file.size));

@@ -71,7 +71,7 @@ fn what_is_written_is_read_listed_found_and_taken_back() {
     desk.says("files_search", &json!({"query": "^[0-9]$"}), "no line found in 1 text files");
     desk.says("files_undo", &json!({}), "a.txt: from 8 to 6 bytes");
     desk.says("files_read", &json!({"path": "a.txt"}), "two");
-    desk.says("files_write", &json!({"path": "a.txt", "remove": true}), "removed, 8 bytes");
+    desk.says("files_write", &json!({"path": "a.txt", "remove": true}), "a.txt: removed");
     desk.says("files_undo", &json!({}), "taken back");
     desk.says("files_read", &json!({"path": "a.txt"}), "two");
     desk.says("files_write", &json!({"path": "a.txt", "text": "one\ntwo\n"}), "as it was");
@@ -87,6 +87,7 @@ fn errors_say_what_to_do() {
     desk.refuses("files_read", &json!({"path": "a"}), "there is no file \"a\"; the space is empty");
     write("a", b"x x");
     write("b", b"\xff\xfe");
+    desk.refuses("files_write", &json!({"path": "c", "remove": true}), "there are: a, b");
     desk.refuses("files_read", &json!({"path": "c"}), "there are: a, b");
     desk.refuses("files_read", &json!({"path": "b"}), "no text in UTF-8");
     desk.refuses("files_read", &json!({"path": "a", "from_line": 9}), "there is no line 9");
