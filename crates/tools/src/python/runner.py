@@ -56,6 +56,11 @@ for folder in ("work", "home", "tmp"):
     os.makedirs(folder, exist_ok=True)
 ROOT = os.getcwd()
 os.environ.update(HOME=f"{ROOT}/home", TMPDIR=f"{ROOT}/tmp", MPLCONFIGDIR=f"{ROOT}/home")
+# Matplotlib looks for fonts through fontconfig, whose own settings are not here.
+FONTS = "<fontconfig><dir>/usr/share/fonts</dir><cachedir>{}/home</cachedir></fontconfig>"
+os.environ["FONTCONFIG_FILE"] = f"{ROOT}/home/fonts.conf"
+with open(os.environ["FONTCONFIG_FILE"], "w") as file:
+    file.write(FONTS.format(ROOT))
 WORK = f"{ROOT}/work"
 os.chdir(WORK)
 
@@ -92,7 +97,15 @@ def receive():
     return head, requests.read(int.from_bytes(lengths[4:], "big"))
 
 
+def clean(said):
+    """Without halves of characters, which JSON readers refuse."""
+    if isinstance(said, str):
+        return said.encode("utf-8", "backslashreplace").decode()
+    return [clean(one) for one in said] if isinstance(said, list) else said
+
+
 def send(head, body=b""):
+    head = {key: clean(said) for key, said in head.items()}
     head = json.dumps(head, ensure_ascii=True).encode()
     answers.write(len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big") + head)
     answers.write(body)

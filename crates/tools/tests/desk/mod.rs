@@ -1,8 +1,8 @@
 //! A conversation with the code interpreter.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,6 +25,11 @@ pub(crate) struct Desk {
 
 /// The interpreter that `./test` sets up with packages, else the system's.
 pub(crate) fn found() -> Found {
+    static FOUND: OnceLock<Found> = OnceLock::new();
+    FOUND.get_or_init(find).clone()
+}
+
+fn find() -> Found {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin/python");
     let own = std::env::var_os("YUSHAN_PYTHON").map_or(own, Into::into);
     let own = own.is_file().then_some(own);
@@ -63,7 +68,10 @@ impl Desk {
 
     /// The same disk, and nothing else of it.
     pub(crate) fn restarted(&self) -> Desk {
-        let python = Python::on(self.disk(), found(), self.limits.clone(), Ok(self.tier));
+        self.with_python(Python::on(self.disk(), found(), self.limits.clone(), Ok(self.tier)))
+    }
+
+    pub(crate) fn with_python(&self, python: Python) -> Desk {
         Desk { python: Arc::new(python), ..self.in_space(&self.space) }
     }
 
