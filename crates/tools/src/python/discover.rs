@@ -102,13 +102,34 @@ impl Found {
         if missing.is_empty() {
             return None;
         }
-        let is_systems =
-            self.program.starts_with("/usr/bin") && Path::new("/usr/bin/apt-get").exists();
-        Some(if is_systems {
-            let names = missing.iter().map(|name| format!(" python3-{name}"));
-            format!("apt-get install{}", names.collect::<String>())
-        } else {
-            format!("{} -m pip install {}", self.program.display(), missing.join(" "))
-        })
+        // What the system's packages bring only the system's interpreter sees.
+        let command = self.program.starts_with("/usr/bin").then(|| install(&missing)).flatten();
+        let pip = || format!("{} -m pip install {}", self.program.display(), missing.join(" "));
+        Some(command.unwrap_or_else(pip))
     }
+}
+
+/// A package manager: its program, how it is told to install, and what it puts before the names of Python's packages.
+const MANAGERS: [(&str, &str, &str); 4] = [
+    ("apt-get", "apt-get install", "python3-"),
+    ("dnf", "dnf install", "python3-"),
+    ("pacman", "pacman -S", "python-"),
+    ("apk", "apk add", "py3-"),
+];
+
+/// The command of this system's package manager that installs these: Python's packages of [`PACKAGES`], or programs by their usual
+/// names. None if no package manager is known.
+pub fn install(names: &[&str]) -> Option<String> {
+    let has = |program: &str| {
+        ["/usr/bin", "/sbin", "/usr/sbin", "/bin"]
+            .iter()
+            .any(|folder| Path::new(folder).join(program).exists())
+    };
+    let (program, command, prefix) = MANAGERS.into_iter().find(|(program, ..)| has(program))?;
+    let name = |&name: &&str| match (name, program) {
+        ("python3", "pacman") => " python".to_string(),
+        (name, _) if PACKAGES.contains(&name) => format!(" {prefix}{name}"),
+        (name, _) => format!(" {name}"),
+    };
+    Some(format!("{command}{}", names.iter().map(name).collect::<String>()))
 }
