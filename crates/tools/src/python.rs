@@ -12,7 +12,7 @@ mod notebook;
 pub mod walls;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -106,7 +106,14 @@ pub struct Python {
     tier: OnceLock<Result<Tier, String>>,
     spec: ToolSpec,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
+    fonts: Arc<OnceLock<Fonts>>,
+    /// Whether they are being looked for.
+    asked: Once,
+    gone: Cancel,
 }
+
+/// File names and bytes.
+type Fonts = Vec<(String, Vec<u8>)>;
 
 /// A space's interpreter. Whoever works with it holds the lock.
 struct Session {
@@ -135,8 +142,9 @@ impl Python {
     pub fn new(disk: Arc<dyn Disk>, found: Found, limits: Limits) -> Python {
         interpreter::sweep();
         let spec = describe(&found, &limits);
-        let (tier, sessions) = (OnceLock::new(), Mutex::default());
-        Python { disk, found, limits, tier, spec, sessions }
+        let (tier, sessions, fonts) = (OnceLock::new(), Mutex::default(), Arc::default());
+        let (asked, gone) = (Once::new(), Cancel::default());
+        Python { disk, found, limits, tier, spec, sessions, fonts, asked, gone }
     }
 
     /// On this tier, or, if it is none, on none: every call is refused with the reason.
@@ -223,7 +231,27 @@ impl Tool for Python {
     }
 }
 
+impl Drop for Python {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
 impl Python {
+    /// A new interpreter. The first one has to find its fonts by itself.
+    fn start(&self, tier: Tier, seed: &[u8; 32]) -> Result<Interpreter, String> {
+        let interpreter = Interpreter::start(&self.found, tier, &self.limits, seed)?;
+        self.asked.call_once(|| {
+            let (found, limits) = (self.found.clone(), self.limits.clone());
+            let (fonts, gone) = (Arc::clone(&self.fonts), self.gone.clone());
+            std::thread::spawn(move || {
+                fonts.get_or_init(|| interpreter::fonts(&found, tier, &limits, &gone));
+            });
+        });
+        interpreter.furnish(self.fonts.get().map_or(&[], Vec::as_slice));
+        Ok(interpreter)
+    }
+
     fn session(&self, space: &str) -> Arc<Session> {
         let mut sessions = lock(&self.sessions);
         if let Some(session) = sessions.get(space) {
@@ -308,9 +336,7 @@ impl Call<'_> {
         notes: &mut Vec<String>,
     ) -> Result<Running, ToolResult> {
         let (python, cancel) = (self.python, &self.invocation.cancel);
-        let interpreter =
-            Interpreter::start(&python.found, self.tier, &python.limits, &notebook.seed());
-        let interpreter = interpreter.map_err(failed)?;
+        let interpreter = python.start(self.tier, &notebook.seed()).map_err(failed)?;
         let mut running = Running { interpreter, cells: 0, files: BTreeMap::new() };
         let deadline = Instant::now() + python.limits.rebuild;
         let mut other = Vec::new();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use yushan_abi::{Cancel, Label, Sources, Tool};
 use yushan_sandbox::Tier;
-use yushan_tools::python::Python;
+use yushan_tools::python::{Limits, Python};
 
 use desk::{Desk, found, has_packages, limits};
 
@@ -166,35 +166,42 @@ fn without_namespaces_it_works_too() {
     assert_eq!(desk.read("out.txt"), b"narrow");
     desk.fails("open('/etc/shadow').read()", "Permission denied");
     desk.fails("import socket\nsocket.socket()", "Operation not permitted");
-    let folders = desk::folders();
-    assert_eq!(folders, 1);
+    // Its own, and perhaps that of the one that looks for fonts.
+    assert!(desk::folders() > 0);
     drop(desk);
-    assert_eq!(desk::folders(), 0);
+    eventually(|| desk::folders() == 0);
+}
+
+/// Within a time that no machine needs.
+fn eventually(holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn limits_end_a_cell_and_take_it_back() {
     let mut limits = limits();
-    limits.wall = Duration::from_secs(3);
     limits.memory = 512 << 20;
     limits.scratch = 32 << 20;
     let desk = Desk::with(Tier::Full, limits.clone());
     desk.run("x = 1");
     for (code, expected) in [
-        ("x = 2\nprint('so far')\nimport time\ntime.sleep(60)", "it took longer than 3 s"),
-        ("x = 2\nwhile True: print('y' * 100000)", "it "),
-        ("x = 2\nimport os\nos._exit(7)", "ended with code 7"),
-        (
-            "x = 2\nimport os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
-            "it took longer than 3 s",
-        ),
+        ("x = 2\nwhile True: print('y' * 100000)", "it printed more than 64 MiB"),
+        ("x = 2\nprint('so far', flush=True)\nimport os\nos._exit(7)", "ended with code 7"),
         ("x = 2\nimport ctypes\nctypes.string_at(0)", "ended with code 139"),
     ] {
         let text = desk.fails(code, expected);
-        assert!(
-            text.starts_with("The cell was stopped") && !text.contains("so far")
-                || text.ends_with("so far\n")
-        );
+        assert!(text.starts_with("The cell was stopped"), "{text}");
+        assert_eq!(text.ends_with("so far\n"), code.contains("so far"), "{text}");
         desk.says("x", "1");
+    }
+    let quick = Limits { wall: Duration::from_secs(2), ..limits.clone() };
+    for code in
+        ["import time\ntime.sleep(60)", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"]
+    {
+        Desk::with(Tier::Full, quick.clone()).fails(code, "it took longer than 2 s");
     }
     for (code, expected) in [
         ("x = 2\ny = bytearray(600 << 20)", "MemoryError"),
@@ -212,7 +219,6 @@ fn limits_end_a_cell_and_take_it_back() {
     assert!(text.len() < 50_000 && text.contains("bytes left out") && text.ends_with("the end\n"));
     let text = desk.run("list(range(100_000))").text();
     assert!(text.len() < 50_000 && text.contains("characters left out"), "{}", text.len());
-    limits.wall = Duration::from_secs(120);
     limits.cpu = Duration::from_secs(1);
     let busy = Desk::with(Tier::Full, limits);
     busy.fails("while True: pass", "it used more than 1 s of processor time");
@@ -340,7 +346,7 @@ fn a_hostile_cell_deceives_itself_alone() {
             "could not be understood",
         ),
         (
-            "frame({'kind': 'done', 'value': 'false', 'error': None, 'left_out': []})",
+            "frame({'kind': 'done', 'mark': 'x', 'value': 'false', 'error': None, 'left_out': []})",
             "could not be understood",
         ),
         ("frame({'kind': 'file', 'path': '../../x'}, b'x')", "not kept: the path"),

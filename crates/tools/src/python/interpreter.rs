@@ -38,6 +38,7 @@ const WAITING: usize = 16;
 enum Request<'a> {
     Put { path: &'a str },
     Remove { path: &'a str },
+    Home { path: &'a str },
     Run { number: usize, code: &'a str, mark: &'a str },
 }
 
@@ -46,7 +47,7 @@ enum Request<'a> {
 enum Answer {
     File { path: String },
     Removed { path: String },
-    Done { value: Option<String>, error: Option<String>, left_out: Vec<String> },
+    Done { mark: String, value: Option<String>, error: Option<String>, left_out: Vec<String> },
 }
 
 enum Event {
@@ -132,6 +133,13 @@ impl Interpreter {
         self.ask(&Request::Remove { path }, b"");
     }
 
+    /// Puts what [`fonts`] found where its libraries look for it.
+    pub(super) fn furnish(&self, fonts: &[(String, Vec<u8>)]) {
+        for (path, bytes) in fonts {
+            self.ask(&Request::Home { path }, bytes);
+        }
+    }
+
     /// If it has ended the wait for the answer finds that out.
     fn ask(&self, request: &Request<'_>, body: &[u8]) {
         let head = serde_json::to_vec(request).unwrap_or_default();
@@ -155,7 +163,7 @@ impl Interpreter {
         fill(&mut nonce);
         let mark = format!("\0{}\0", hex(&nonce));
         self.ask(&Request::Run { number: self.cells, code, mark: &mark }, b"");
-        let mut said = Said::new(mark.into_bytes(), self.limits.output);
+        let mut said = Said::new(mark.clone().into_bytes(), self.limits.output);
         let mut clock = Clock::new(wall, self.prisoner.cpu());
         let (mut ran, mut bytes, mut frames) = (Ran::default(), 0, 0);
         let stop = loop {
@@ -169,6 +177,9 @@ impl Interpreter {
                     (bytes, frames) = (bytes + body.len() as u64, frames + 1);
                     if clock.is_done || bytes > self.limits.scratch || frames > MOST_FRAMES {
                         break Stop::Broken("it gave back more than there can be".into());
+                    }
+                    if matches!(&answer, Answer::Done { mark: of, .. } if *of != mark) {
+                        break Stop::Broken("it answered another cell".into());
                     }
                     clock.is_done = ran.add(answer, body);
                 }
@@ -211,7 +222,7 @@ impl Ran {
         match answer {
             Answer::File { path } => self.files.push((path, body)),
             Answer::Removed { path } => self.removed.push(path),
-            Answer::Done { value, error, left_out } => {
+            Answer::Done { value, error, left_out, .. } => {
                 (self.value, self.error, self.left_out) = (value, error, left_out);
                 return true;
             }
@@ -308,6 +319,25 @@ impl Said {
             _ => format!("{head}\n… {missing} bytes left out …\n{tail}"),
         }
     }
+}
+
+/// Matplotlib's list of fonts, which takes it seconds to make: made once, by an interpreter that has run nothing else, and given to
+/// all others. Nothing if there is no Matplotlib, or it fails.
+pub(super) fn fonts(
+    found: &Found,
+    tier: Tier,
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Vec<(String, Vec<u8>)> {
+    const CODE: &str = "import glob, os, shutil, matplotlib.font_manager\n\
+        for path in glob.glob(os.environ['MPLCONFIGDIR'] + '/fontlist*.json'): shutil.copy(path, '.')";
+    if !found.packages.iter().any(|(name, _)| name == "matplotlib") {
+        return Vec::new();
+    }
+    let Ok(mut interpreter) = Interpreter::start(found, tier, limits, &[0; 32]) else {
+        return Vec::new();
+    };
+    interpreter.run(CODE, limits.wall, cancel).map(|ran| ran.files).unwrap_or_default()
 }
 
 /// A folder that is gone with its owner, and named so that one which was killed can be told.

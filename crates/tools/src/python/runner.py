@@ -4,6 +4,7 @@ Requests come on standard input, answers go to standard output, both as frames: 
 of a body (8 bytes), the head (JSON), the body. What cells print, by whichever way, goes to standard error.
 
   put PATH + bytes, remove PATH     the files of the space, before a cell
+  home PATH + bytes                 what a library would otherwise work out again in every interpreter
   run NUMBER CODE MARK              a cell; answered by `file` PATH + bytes and `removed` PATH for what it changed, then `done`
 
 Nothing here is a wall: a cell can do to this program what it likes, and deceives itself alone.
@@ -136,6 +137,11 @@ def files():
     return found
 
 
+def home(path, body):
+    with open(os.path.join(ROOT, "home", path), "wb") as file:
+        file.write(body)
+
+
 def put(path, body):
     full = os.path.join(WORK, path)
     try:
@@ -245,6 +251,8 @@ def serve():
             refused.append(put(head["path"], body))
         elif head["op"] == "remove":
             remove(head["path"])
+        elif head["op"] == "home":
+            home(head["path"], body)
         else:
             value, error = execute(head["number"], head["code"])
             left_out = [why for why in refused if why]
@@ -256,7 +264,7 @@ def serve():
             except BaseException as worse:
                 left_out.append(f"files were not looked at: {type(worse).__name__}: {worse}")
             os.write(2, head["mark"].encode())
-            send({"kind": "done", "value": value, "error": error, "left_out": left_out[:20]})
+            send({"kind": "done", "mark": head["mark"], "value": value, "error": error, "left_out": left_out[:20]})
 
 
 serve()
