@@ -23,14 +23,17 @@ use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_th
 use serde::{Deserialize, Serialize};
 
 use crate::seccomp::Filters;
+use crate::usage::memory;
 use crate::{Held, Jail, Tier, confine, group, probes, root};
 
 /// The name under which this program is started to build walls, and where it finds what to do.
 pub(crate) const NAME: &str = "yushan-sandbox";
 pub(crate) const ORDER: &str = "YUSHAN_SANDBOX";
-/// What its first line begins with: what holds, or what failed.
+/// What its report begins with: what holds, or what failed. Then come four digits, its length in bytes, and the text: it is read in
+/// two steps, without a byte of what the command says after it.
 pub(crate) const READY: &str = "ready ";
-pub(crate) const FAILED: &str = "failed ";
+pub(crate) const FAILED: &str = "fails ";
+pub(crate) const HEAD: usize = READY.len() + 4;
 /// The exit code of a command that could not be started.
 const NO_COMMAND: i32 = 127;
 /// Numbers of users that nobody has, when the walls are built by root.
@@ -64,13 +67,14 @@ pub(crate) struct Report {
 /// Must be the first call of `main` in a program that starts sandboxes: in a process that was started to
 /// build one it does that, and never returns.
 pub fn enter() {
-    let mut arguments = std::env::args();
+    let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     if name == NAME {
         supervise();
     }
-    if arguments.next().as_deref() == Some(probes::ARGUMENT) {
-        std::process::exit(probes::attempt(&arguments.next().unwrap_or_default()));
+    if arguments.next().is_some_and(|first| first == probes::ARGUMENT) {
+        let probe = arguments.next().unwrap_or_default();
+        std::process::exit(probes::attempt(&probe.to_string_lossy()));
     }
     ENTERED.store(true, Ordering::Relaxed);
 }
@@ -91,10 +95,11 @@ fn supervise() -> ! {
     std::process::exit(code)
 }
 
-/// The one line that the program reads which asked for this.
+/// What the program reads that asked for this.
 fn say(kind: &str, text: &str) {
-    let line = format!("{kind}{}\n", text.replace('\n', " "));
-    let _ = io::stderr().write_all(line.as_bytes()); // if nobody listens, nobody waits
+    let text = &text[..text.floor_char_boundary(9999)];
+    let report = format!("{kind}{:04}{text}", text.len());
+    let _ = io::stderr().write_all(report.as_bytes()); // if nobody listens, nobody waits
 }
 
 type Done<T> = Result<T, String>;
@@ -182,18 +187,6 @@ fn guard(first: Pid, parent: &OwnedFd, asked: &Asked, jail: &Jail, held: &Held) 
         end_all(first);
     }
     Ok(status.map_or(NO_COMMAND, |(_, status)| code(status)))
-}
-
-/// Bytes in memory of a process and all that it started.
-fn memory(pid: Pid) -> u64 {
-    let pid = pid.as_raw_nonzero();
-    let text = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let pages: u64 =
-        text("statm").split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
-    let children = text(&format!("task/{pid}/children"));
-    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    let below: u64 = children.filter_map(Pid::from_raw).map(memory).sum();
-    pages * rustix::param::page_size() as u64 + below
 }
 
 /// As a shell says it.
@@ -317,8 +310,13 @@ fn command(jail: &Jail, user: Option<u32>, held: &mut Held) -> Done<()> {
     held.landlock = confine::restrict(jail).map_err(at("Landlock"))?.to_string();
     let report = Report { held: held.clone(), leader: getpid().as_raw_nonzero().get() };
     say(READY, &serde_json::to_string(&report).map_err(at("the report"))?);
-    filters.apply().map_err(at("the filter"))?;
-    Err(format!("{}: {}", jail.program.display(), execute(&program, &arguments, &environment)))
+    // From here on it speaks in the command's place.
+    let why = match filters.apply() {
+        Ok(()) => execute(&program, &arguments, &environment).to_string(),
+        Err(error) => format!("the filter: {error}"),
+    };
+    let _ = writeln!(io::stderr(), "{}: {why}", jail.program.display());
+    std::process::exit(NO_COMMAND)
 }
 
 type Words = (CString, Vec<CString>, Vec<CString>);

@@ -19,6 +19,7 @@ pub mod probes;
 mod root;
 mod run;
 mod seccomp;
+mod usage;
 
 pub use error::Error;
 pub use init::enter;

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::group::Groups;
-use crate::init::{self, FAILED, NAME, ORDER, Order, READY, Report};
-use crate::{Error, Held, Jail};
+use crate::init::{self, FAILED, HEAD, NAME, ORDER, Order, READY, Report};
+use crate::{Error, Held, Jail, usage};
 
-/// Most bytes of the line with which the walls report.
-const REPORT: usize = 4096;
 /// How often an end is looked for.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -108,19 +106,33 @@ impl Prisoner {
         self.child.id()
     }
 
-    /// The first line: everything after it is the command's own.
+    /// Processor time of it and all that it started.
+    pub fn cpu(&self) -> Duration {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.map(usage::cpu).unwrap_or_default()
+    }
+
+    /// The report comes first: everything after it is the command's own.
     fn report(&mut self) -> Result<Report, Error> {
-        let mut line = Vec::new();
-        let mut byte = [0];
         let stderr = self.stderr.as_mut().ok_or_else(|| io::Error::other("no stream"))?;
-        while line.len() < REPORT && stderr.read(&mut byte)? == 1 && byte != *b"\n" {
-            line.push(byte[0]);
-        }
-        let line = String::from_utf8_lossy(&line);
-        match (line.strip_prefix(READY), line.strip_prefix(FAILED)) {
-            (Some(report), _) => Ok(serde_json::from_str(report).map_err(io::Error::from)?),
-            (_, Some(why)) => Err(Error::Unavailable(why.to_string())),
-            _ => Err(Error::Unavailable(format!("the process that builds it ended: {line:?}"))),
+        let ended = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            Error::Unavailable(format!("the process that builds it ended: {text:?}"))
+        };
+        let mut head = [0; HEAD];
+        stderr.read_exact(&mut head).map_err(|_| ended(&head))?;
+        let (kind, length) = head.split_at(READY.len());
+        let length = str::from_utf8(length).ok().and_then(|digits| digits.parse().ok());
+        let mut text = vec![0; length.ok_or_else(|| ended(&head))?];
+        stderr.read_exact(&mut text).map_err(|_| ended(&head))?;
+        match kind {
+            kind if kind == READY.as_bytes() => {
+                Ok(serde_json::from_slice(&text).map_err(io::Error::from)?)
+            }
+            kind if kind == FAILED.as_bytes() => {
+                Err(Error::Unavailable(String::from_utf8_lossy(&text).into_owned()))
+            }
+            _ => Err(ended(&head)),
         }
     }
 

@@ -9,3 +9,11 @@
 //! whole one.
 
 pub mod arguments;
+pub mod calculator;
+pub mod files;
+pub mod python;
+pub mod space;
+
+#[cfg(test)]
+#[path = "../tests/memory/mod.rs"]
+mod memory;

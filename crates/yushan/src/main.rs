@@ -11,6 +11,7 @@ mod boot;
 mod branches;
 mod chat;
 mod convert;
+mod doctor;
 mod exit;
 mod figures;
 mod flags;
@@ -94,9 +95,12 @@ enum Command {
     Replay(processes::ReplayOf),
     Answer(processes::Answer),
     Mail(processes::Mail),
+    Doctor(doctor::Doctor),
 }
 
 fn main() -> std::process::ExitCode {
+    // Before anything else: this program may have been started to build a sandbox.
+    yushan_sandbox::enter();
     let done = match Arguments::parse().command {
         Command::Run(command) => command.run(),
         Command::Inspect(command) => command.run(),
@@ -124,6 +128,7 @@ fn main() -> std::process::ExitCode {
         Command::Replay(command) => command.run(),
         Command::Answer(command) => command.run(),
         Command::Mail(command) => command.run(),
+        Command::Doctor(command) => command.run(),
     };
     exit::code(done)
 }
