@@ -9,3 +9,4 @@
 //! whole one.
 
 pub mod arguments;
+pub mod web;
