@@ -9,4 +9,5 @@
 //! whole one.
 
 pub mod arguments;
+pub mod search;
 pub mod web;

@@ -47,6 +47,8 @@ pub struct Ask {
     pub headers: Vec<(&'static str, String)>,
     /// JSON to send by POST; nothing: GET. A POST follows no redirect.
     pub json: Option<String>,
+    /// Whether redirects to other hosts are not followed.
+    pub stays: bool,
 }
 
 impl Ask {
@@ -54,7 +56,7 @@ impl Ask {
     pub fn page(url: Url) -> Ask {
         let accept =
             "text/html,application/xhtml+xml,text/plain;q=0.9,application/json;q=0.9,*/*;q=0.5";
-        Ask { url, headers: vec![("accept", accept.into())], json: None }
+        Ask { url, headers: vec![("accept", accept.into())], json: None, stays: false }
     }
 }
 
@@ -107,6 +109,9 @@ pub enum Failure {
         "the page redirects more than {0} times, likely in a circle; look for the page elsewhere"
     )]
     Redirects(usize),
+    /// A redirect to another host, from a request that stays on its own.
+    #[error("it redirects to another host")]
+    Elsewhere,
     /// A redirect that leads nowhere.
     #[error(
         "the server answered with a redirect but no address that can be read; look for the page elsewhere"
@@ -260,7 +265,11 @@ impl Walk {
             if hops.len() > self.limits.redirects {
                 return Err(Failure::Redirects(self.limits.redirects));
             }
-            ask.url = next(&ask.url, response.headers())?;
+            let to = next(&ask.url, response.headers())?;
+            if ask.stays && to.host_str() != ask.url.host_str() {
+                return Err(Failure::Elsewhere);
+            }
+            ask.url = to;
         }
     }
 

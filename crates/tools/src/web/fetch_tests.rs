@@ -292,6 +292,7 @@ fn redirects_lead_to_the_end_or_are_counted() {
         url: Url::parse(&format!("http://127.0.0.1:{port}/")).unwrap(),
         headers: Vec::new(),
         json: Some("{}".into()),
+        stays: false,
     };
     let failure = fetcher(&[port]).fetch(ask, &Cancel::default()).unwrap_err();
     assert_eq!(failure, Failure::Status(302, None));
@@ -444,7 +445,12 @@ fn unsafe_connections_are_refused() {
         let mut stream = rustls::StreamOwned::new(connection, stream);
         let _ = stream.write_all(&html("never read"));
     });
-    let plain = serve(|_| html("never read"));
+    let plain = serve_raw(|mut stream| {
+        let mut hello = [0; 4096];
+        let _ = stream.read(&mut hello);
+        let _ = stream.write_all(&html("never read"));
+        while stream.read(&mut hello).is_ok_and(|n| n > 0) {}
+    });
     let refused = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let closed = refused.local_addr().unwrap().port();
     drop(refused);

@@ -51,6 +51,9 @@ pub struct Page {
     pub links: Vec<Link>,
     /// What a reader has to know of how it was read: in our words.
     pub notes: Vec<String>,
+    /// What it says to crawlers in its head.
+    #[serde(skip)]
+    pub robots: String,
 }
 
 impl Page {
@@ -93,11 +96,10 @@ pub fn read(
         other if is_text(other) => false,
         other => return Err(NotAPage::Type(shortened(&seen(other), 80), body.len())),
     };
-    let (text, broken) = decode(body, charset);
-    let unseen = text.chars().take(10_000).filter(|c| *c == '\0' || *c == '\u{fffd}').count();
-    if unseen * 20 > text.chars().take(10_000).count() {
+    if is_binary(body) {
         return Err(NotAPage::Binary(body.len()));
     }
+    let (text, broken) = decode(body, charset);
     let mut page = if is_html { html(&text, url, whole) } else { plain(&text) };
     if let Some(encoding) = broken {
         page.notes.push(format!(
@@ -124,11 +126,24 @@ fn is_text(media_type: &str) -> bool {
         )
 }
 
+/// Whether more than one byte in fifty of the first ones is a control code that texts do not have.
+fn is_binary(body: &[u8]) -> bool {
+    let utf16 = body.starts_with(&[0xff, 0xfe]) || body.starts_with(&[0xfe, 0xff]);
+    let head = &body[..body.len().min(10_000)];
+    let strange = |byte: &&u8| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31 | 127);
+    !utf16 && head.iter().filter(strange).count() * 50 > head.len()
+}
+
 fn looks_like_html(body: &[u8]) -> bool {
     let head = body[..body.len().min(1024)].to_ascii_lowercase();
     [&b"<html"[..], b"<!doctype html", b"<head", b"<body", b"<p>", b"<div"]
         .iter()
         .any(|mark| head.windows(mark.len()).any(|window| window == *mark))
+}
+
+/// A piece of HTML in bounded form, for those who parse it.
+pub(crate) fn bounded(html: &str) -> String {
+    tidy(html).html
 }
 
 /// Reads HTML.
@@ -155,7 +170,8 @@ fn of_tidied(html: &str, url: &Url, whole: bool) -> Page {
     let base = base.unwrap_or_else(|| url.clone());
     let all = document.body().map(|body| walk(&body, &base)).unwrap_or_default();
     let title = document.select_single("title").text().to_string();
-    let mut page = Page { title, ..Page::default() };
+    let robots = document.select_single("meta[name=robots i]").attr("content").unwrap_or_default();
+    let mut page = Page { title, robots: robots.to_string(), ..Page::default() };
     let config = Config { disable_json_ld: true, ..Config::default() };
     let main = Readability::with_document(document, None, Some(config))
         .ok()

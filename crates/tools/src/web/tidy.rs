@@ -185,7 +185,6 @@ impl<'a> Pass<'a> {
     fn start(&mut self) {
         let name = self.name();
         let (attributes, hidden) = self.attributes();
-        self.elements += 1;
         if VOID.contains(&name.as_str()) {
             if VOID_KEPT.contains(&name.as_str()) && !hidden {
                 self.close_implied(&name);
@@ -216,6 +215,7 @@ impl<'a> Pass<'a> {
         if self.unseen.is_some() {
             return;
         }
+        self.elements += 1;
         self.out.push('<');
         self.out.push_str(name);
         for (key, value) in attributes {
