@@ -12,7 +12,9 @@ pub mod arguments;
 pub mod calculator;
 pub mod files;
 pub mod python;
+pub mod search;
 pub mod space;
+pub mod web;
 
 #[cfg(test)]
 #[path = "../tests/memory/mod.rs"]
