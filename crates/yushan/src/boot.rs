@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
-use yushan_abi::{Complete, Disk, DiskError, Document, Keep};
+use yushan_abi::{Complete, Disk, DiskError, Document, Index, Keep};
 use yushan_kernel::runtime::clock;
 use yushan_kernel::{Kernel, Loaded, Options, Price, Stock, SwapFile, World};
 use yushan_model::Error;
@@ -22,6 +22,7 @@ use yushan_model::engine::available_memory;
 use yushan_server::Server;
 
 use crate::accounts::{Accounts, Storing, open_disk};
+use crate::drivers::{Folders, Tools};
 use crate::exit::{BadFile, BadUsage};
 use crate::remote::{self, Remote, Route};
 use crate::shelf::{Files, Pulled};
@@ -76,6 +77,8 @@ pub(crate) struct Bounds {
     queue: usize,
     #[command(flatten)]
     price: Option<Costs>,
+    #[command(flatten)]
+    tools: Tools,
     /// Memory for the keys and values of conversations that wait for their place, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = flags::count)]
     swap_memory: usize,
@@ -92,6 +95,7 @@ impl Bounds {
             slots: 2,
             queue: 64,
             price: None,
+            tools: Tools::default(),
             swap_memory: 512,
             swap_file: 0,
         }
@@ -144,6 +148,7 @@ impl System {
         let spans = Spans::begin()?;
         let sqlite = Arc::new(open_disk()?);
         let disk: Arc<dyn Disk> = sqlite.clone();
+        let index: Arc<dyn Index> = sqlite;
         let accounts = Arc::new(Accounts::new(disk.clone(), bounds.require_key, Arc::new(clock)));
         if !host.is_loopback() && !accounts.exist()? {
             let why = "to listen beyond this machine there must be a key: yushan keys new NAME";
@@ -160,17 +165,19 @@ impl System {
         };
         let world = World {
             disk: Some(disk.clone()),
-            index: Some(sqlite.clone()),
+            index: Some(index.clone()),
             price: bounds.price(disk.as_ref())?,
-            tools: Vec::new(),
+            tools: bounds.tools.start(&disk, &index)?,
             billing: Some(accounts.clone()),
         };
         let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
         let pulled = Arc::new(Pulled(kernel.clone()));
         let complete = models.complete(kernel.clone(), bounds.queue);
+        let files = disk.clone();
         let mut server = Server::new(complete, disk, pulled, accounts);
         server.kernel = Some(kernel.clone());
-        server.index = Some(sqlite);
+        server.index = Some(index);
+        server.spaces = Some(Arc::new(Folders(files)));
         let of = kernel.clone();
         server.seats = Box::new(move || Some(of.seats()));
         server.traces = spans.as_ref().map(Spans::traces);

@@ -12,6 +12,7 @@ mod branches;
 mod chat;
 mod convert;
 mod doctor;
+mod drivers;
 mod exit;
 mod figures;
 mod flags;

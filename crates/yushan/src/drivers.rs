@@ -1,0 +1,147 @@
+//! The drivers of this system: which tools there are on this machine, and the files that they share.
+//!
+//! The key decision: what a tool needs is looked for when the system starts, once; a tool that cannot work here is not
+//! offered, and what is missing is said by `yushan doctor`. Addresses and keys of search engines come from the
+//! environment, as secrets do.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use yushan_abi::{Disk, FileRef, Index, Label, Tool};
+use yushan_server::{Fault, Spaces};
+use yushan_tools::calculator::Calculator;
+use yushan_tools::files::Files;
+use yushan_tools::python::{Limits, Python, discover};
+use yushan_tools::search::keyed::Keyed;
+use yushan_tools::search::library::Library;
+use yushan_tools::search::{Providers, Search};
+use yushan_tools::space::{Space, SpaceError};
+use yushan_tools::web::chromium::Chromium;
+use yushan_tools::web::fetch::Fetcher;
+use yushan_tools::web::guard::Guard;
+use yushan_tools::web::held::Held;
+use yushan_tools::web::reader::Reader;
+
+use crate::exit::BadUsage;
+
+/// The address of a SearXNG, for example `http://127.0.0.1:8888`.
+const SEARXNG: &str = "YUSHAN_SEARXNG";
+/// The key of the Brave Search API.
+const BRAVE: &str = "YUSHAN_BRAVE_KEY";
+/// The key of the Tavily API.
+const TAVILY: &str = "YUSHAN_TAVILY_KEY";
+
+/// Which tools the system has.
+#[derive(Clone, Default, clap::Args)]
+pub(crate) struct Tools {
+    /// Start without any tool
+    #[arg(long)]
+    no_tools: bool,
+    /// Let web tools reach this host on this machine or network, for example 127.0.0.1:8000
+    #[arg(long, value_name = "HOST:PORT")]
+    web_allow: Vec<String>,
+}
+
+impl Tools {
+    /// All that work here.
+    pub(crate) fn start(
+        &self,
+        disk: &Arc<dyn Disk>,
+        index: &Arc<dyn Index>,
+    ) -> Result<Vec<Arc<dyn Tool>>> {
+        if self.no_tools {
+            return Ok(Vec::new());
+        }
+        let mut tools: Vec<Arc<dyn Tool>> = vec![Arc::new(Calculator::new())];
+        match discover::find(None) {
+            Ok(found) => {
+                tools.push(Arc::new(Python::new(disk.clone(), found, Limits::default())));
+            }
+            Err(why) => tracing::info!(%why, "no tool python: see yushan doctor"),
+        }
+        tools.extend(Files::all(disk).into_iter().map(|tool| Arc::new(tool) as Arc<dyn Tool>));
+        let held = Held::new(disk.clone());
+        let mut guard = Guard::default();
+        for place in &self.web_allow {
+            guard = guard
+                .allow(place)
+                .map_err(|why| BadUsage(format!("--web-allow {place}: {why}")))?;
+        }
+        let mut reader = Reader::new(Fetcher { guard, ..Fetcher::default() }, held.clone());
+        if let Some(chromium) = Chromium::find(disk.clone()) {
+            reader = reader.with_chromium(chromium);
+        }
+        tools.extend(reader.tools());
+        let library = Arc::new(Library::new(index.clone(), disk.clone()));
+        let kept = Arc::new(Providers::default().with(library));
+        tools.push(Arc::new(Search::new("search_kept", kept, held.clone())));
+        let remote = engines()?;
+        if remote.is_remote() {
+            tools.push(Arc::new(Search::new("search", Arc::new(remote), held)));
+        }
+        Ok(tools)
+    }
+}
+
+/// The engines that were configured, in the order in which they are asked.
+fn engines() -> Result<Providers> {
+    let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut engines = Providers::default();
+    let all = [
+        (SEARXNG, given(SEARXNG).map(|address| Keyed::searxng(&address))),
+        (BRAVE, given(BRAVE).map(|key| Keyed::brave("https://api.search.brave.com", &key))),
+        (TAVILY, given(TAVILY).map(|key| Keyed::tavily("https://api.tavily.com", &key))),
+    ];
+    for (name, engine) in all {
+        if let Some(engine) = engine {
+            engines = engines.with(engine.map_err(|why| anyhow!("{name}: {why}"))?);
+        }
+    }
+    Ok(engines)
+}
+
+/// The tools' file spaces, for the server.
+pub(crate) struct Folders(pub(crate) Arc<dyn Disk>);
+
+impl Folders {
+    fn open(&self, owner: &str, space: &str) -> Result<Space, Fault> {
+        Space::open(self.0.clone(), owner, space).map_err(fault)
+    }
+}
+
+impl Spaces for Folders {
+    fn list(&self, owner: &str, space: &str) -> Result<Vec<FileRef>, Fault> {
+        let entries = self.open(owner, space)?.list().map_err(fault)?;
+        Ok(entries.into_iter().map(|entry| entry.file).collect())
+    }
+
+    fn read(&self, owner: &str, space: &str, path: &str) -> Result<Vec<u8>, Fault> {
+        Ok(self.open(owner, space)?.read(path).map_err(fault)?.bytes)
+    }
+
+    fn write(
+        &self,
+        owner: &str,
+        space: &str,
+        path: &str,
+        bytes: &[u8],
+        label: &Label,
+    ) -> Result<FileRef, Fault> {
+        self.open(owner, space)?.write(path, bytes, label).map_err(fault)
+    }
+
+    fn remove(&self, owner: &str, space: &str, path: &str) -> Result<(), Fault> {
+        self.open(owner, space)?.remove(path).map_err(fault)
+    }
+}
+
+fn fault(error: SpaceError) -> Fault {
+    match error {
+        SpaceError::Absent { path, .. } => Fault::NotFound { what: "file", name: path },
+        SpaceError::Foreign => Fault::NotFound { what: "space", name: "of this name".into() },
+        SpaceError::Disk(error) => error.into(),
+        error @ (SpaceError::Path { .. } | SpaceError::Full(_) | SpaceError::NothingToUndo) => {
+            Fault::Invalid { field: "path".into(), detail: error.to_string() }
+        }
+    }
+}
