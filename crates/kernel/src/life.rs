@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use yushan_abi::{
     Call, Class, Counts, Finish, Label, Message, Prompt, Request, Role, Sources, TokenId,
-    ToolResult, Verified,
+    ToolChoice, ToolResult, Verified,
 };
 
 use crate::check::{Check, Checked};
@@ -345,6 +345,12 @@ impl Life {
         let mut request = self.program.request.clone();
         if let Prompt::Chat(messages) = &mut request.prompt {
             messages.clone_from(&self.messages);
+        }
+        // That a call must be made was said of the first turn; the last one has to be an answer.
+        if self.turns > 0
+            && matches!(request.tool_choice, ToolChoice::Required | ToolChoice::Named(_))
+        {
+            request.tool_choice = ToolChoice::Auto;
         }
         request
     }

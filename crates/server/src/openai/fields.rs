@@ -392,7 +392,7 @@ pub(crate) struct ChosenName {
 }
 
 /// The choice, checked against the tools.
-pub(crate) fn tool_choice(choice: Option<Choice>, tools: &[ToolSpec]) -> Result<ToolChoice, Fault> {
+pub(crate) fn tool_choice(choice: Option<Choice>, tools: &[&str]) -> Result<ToolChoice, Fault> {
     const FIELD: &str = "tool_choice";
     let choice = match choice {
         None => return Ok(ToolChoice::Auto),
@@ -421,7 +421,7 @@ pub(crate) fn tool_choice(choice: Option<Choice>, tools: &[ToolSpec]) -> Result<
         ToolChoice::Required if tools.is_empty() => {
             Err(Fault::invalid(FIELD, "a call is required, but there are no tools"))
         }
-        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
+        ToolChoice::Named(name) if !tools.contains(&name.as_str()) => {
             Err(Fault::invalid(FIELD, format!("there is no tool {name:?}")))
         }
         _ => Ok(choice),

@@ -116,7 +116,9 @@ impl ChatRequest {
         let logprobs = self.logprobs()?;
         let messages = conversation(self.messages, &caller.tenant)?;
         let Toolbox { functions: tools, system } = fields::tools(self.tools.unwrap_or_default())?;
-        let tool_choice = fields::tool_choice(self.tool_choice, &tools)?;
+        let functions = tools.iter().map(|tool| tool.name.as_str());
+        let names: Vec<&str> = functions.chain(system.keys().map(String::as_str)).collect();
+        let tool_choice = fields::tool_choice(self.tool_choice, &names)?;
         let (space, attended, budget) = (self.space, self.attended, self.budget);
         let agent = Agent::of(system, space, attended, budget, self.check_code, &caller.tenant)?;
         if agent.is_some() && n > 1 {

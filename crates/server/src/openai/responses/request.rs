@@ -168,7 +168,8 @@ impl ResponseRequest {
         });
         let tools = self.tools.take().unwrap_or_default();
         let specs = specs(&tools)?;
-        let choice = tool_choice(self.tool_choice.take(), &specs)?;
+        let names: Vec<&str> = specs.iter().map(|tool| tool.name.as_str()).collect();
+        let choice = tool_choice(self.tool_choice.take(), &names)?;
         let (input, thoughts) = input(self.input, &caller.tenant)?;
         if thoughts {
             ignored.push("input.reasoning");
