@@ -125,25 +125,7 @@ impl Verb {
                     ("lines", ParamRole::Selector),
                 ],
             ),
-            Verb::Write => spec(
-                "files_write",
-                "Writes a text file of this conversation: all of it (`text`), in place of a part that occurs exactly once \
-                 (`replace` and `text`), or removes it (`remove`). Can be undone with files_undo.",
-                Effect::Write,
-                json!({
-                    "path": path(),
-                    "text": {"type": "string", "description": "The new text"},
-                    "replace": {"type": "string", "description": "What `text` stands in place of; it must occur exactly once"},
-                    "remove": {"type": "boolean", "description": "Removes the file instead"},
-                }),
-                &["path"],
-                &[
-                    ("path", ParamRole::Target),
-                    ("text", ParamRole::Payload),
-                    ("replace", ParamRole::Selector),
-                    ("remove", ParamRole::Selector),
-                ],
-            ),
+            Verb::Write => write_spec(path()),
             Verb::Search => search::spec(),
             Verb::Undo => spec(
                 "files_undo",
@@ -156,6 +138,28 @@ impl Verb {
             ),
         }
     }
+}
+
+fn write_spec(path: Value) -> ToolSpec {
+    spec(
+        "files_write",
+        "Writes a text file of this conversation: all of it (`text`), in place of a part that occurs exactly once \
+                 (`replace` and `text`), or removes it (`remove`). Can be undone with files_undo.",
+        Effect::Write,
+        json!({
+            "path": path,
+            "text": {"type": "string", "description": "The new text"},
+            "replace": {"type": "string", "description": "What `text` stands in place of; it must occur exactly once"},
+            "remove": {"type": "boolean", "description": "Removes the file instead"},
+        }),
+        &["path"],
+        &[
+            ("path", ParamRole::Target),
+            ("text", ParamRole::Payload),
+            ("replace", ParamRole::Selector),
+            ("remove", ParamRole::Selector),
+        ],
+    )
 }
 
 #[derive(Deserialize)]

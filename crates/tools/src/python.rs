@@ -32,6 +32,8 @@ use crate::space::{self, Edit, Entry, Space, Version, check_path};
 const MOST_CODE: usize = 256 << 10;
 /// Interpreters that run at once; the one that was used least recently makes room.
 const MOST_RUNNING: usize = 8;
+/// How long one stays that nobody uses.
+const MOST_IDLE: Duration = Duration::from_secs(30 * 60);
 /// How often it is looked whether a space is free.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -257,13 +259,15 @@ impl Python {
         if let Some(session) = sessions.get(space) {
             return Arc::clone(session);
         }
-        if sessions.len() >= MOST_RUNNING {
-            // One that is in use is not idle: who holds it has a second reference.
-            let idle = sessions.iter().filter(|(_, session)| Arc::strong_count(session) == 1);
-            let oldest = idle.min_by_key(|(_, session)| *lock(&session.used));
-            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+        // One that is in use is not idle: who holds it has a second reference.
+        let idle = sessions.iter().filter(|(_, session)| Arc::strong_count(session) == 1);
+        let mut idle: Vec<_> = idle.map(|(name, one)| (*lock(&one.used), name.clone())).collect();
+        idle.sort();
+        let over = (sessions.len() + 1).saturating_sub(MOST_RUNNING);
+        for (place, (used, name)) in idle.into_iter().enumerate() {
+            if place < over || used.elapsed() > MOST_IDLE {
                 let session = sessions.remove(&name);
-                std::thread::spawn(move || drop(session));
+                std::thread::spawn(move || drop(session)); // ending it takes a moment
             }
         }
         let session = Session { running: Mutex::default(), used: Mutex::new(Instant::now()) };

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ("a_hostile_cell_deceives_itself_alone", a_hostile_cell_deceives_itself_alone),
         ("without_a_sandbox_nothing_runs", without_a_sandbox_nothing_runs),
         ("calls_in_one_space_wait_for_each_other", calls_wait),
+        ("few_run_at_once_and_nobody_notices", few_run_at_once),
         ("a_table_is_analysed", a_table_is_analysed),
         ("a_plot_is_a_plot", a_plot_is_a_plot),
         ("two_hundred_that_are_killed_leave_nothing_behind", two_hundred_kills),
@@ -450,6 +451,19 @@ fn a_plot_is_a_plot() {
     assert_eq!(without.beside_axes(), (0, 0, 0));
     let (below, left, above) = with.beside_axes();
     assert!(below > 200 && left > 200 && above > 100, "{below} {left} {above}");
+}
+
+fn few_run_at_once() {
+    let desk = Desk::new(Tier::Full);
+    let spaces: Vec<Desk> =
+        (0..12).map(|number| desk.in_space(&format!("space {number}"))).collect();
+    for (number, space) in spaces.iter().enumerate() {
+        space.run(&format!("x = {number}"));
+    }
+    // Nobody notices that it was ended.
+    for (number, space) in spaces.iter().enumerate() {
+        space.says("x", &number.to_string());
+    }
 }
 
 /// What an interpreter may leave behind: processes, groups, folders, mounts, descriptors, threads.

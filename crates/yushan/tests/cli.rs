@@ -44,12 +44,37 @@ fn help_and_version() {
     let help = works(folder.path(), "--help");
     for command in [
         "run", "inspect", "convert", "quantize", "score", "bench", "pull", "models", "rm", "serve",
-        "chat", "export", "import", "top", "keys", "ps", "kill", "nice", "stop", "cont",
+        "chat", "export", "import", "top", "keys", "ps", "kill", "nice", "stop", "cont", "doctor",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in {help}");
         assert!(works(folder.path(), &format!("{command} --help")).contains("Usage:"));
     }
     assert!(help.contains("Exit codes:"), "{help}");
+}
+
+#[test]
+fn the_doctor_says_what_is_missing_and_how_to_get_it() {
+    let folder = folder();
+    let said = works(folder.path(), "doctor");
+    for line in said.lines().filter(|line| line.contains("missing (")) {
+        assert!(line.contains("install: "), "{line}");
+    }
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(["python", "chromium", "bwrap", "sandbox"].iter().all(|name| names.contains(name)));
+    assert!(said.contains("full    not tried yet"), "{said}");
+    // What is tried is remembered.
+    let (code, tried, stderr) = finish(yushan(folder.path(), "doctor sandbox"));
+    let count =
+        |word: &str| tried.lines().filter(|line| line.trim_start().starts_with(word)).count();
+    assert_eq!(count("FAIL"), 0, "{tried}");
+    let said = works(folder.path(), "doctor");
+    if count("pass") == 0 {
+        assert!(code == Some(1) && stderr.contains("no sandbox holds on this machine"), "{stderr}");
+        assert!(said.contains("cannot be built here"), "{said}");
+        return;
+    }
+    assert!(code == Some(0) && count("pass") >= 40 && tried.contains("python       runs on tier"));
+    assert!(said.contains("attempts contained"), "{said}");
 }
 
 #[test]

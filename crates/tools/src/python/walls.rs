@@ -92,3 +92,46 @@ fn machine() -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!("{} {} {version}", kernel.replace('\n', " ").trim(), user.replace('\t', " "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryDisk;
+
+    fn verdict(tier: Tier, failed: &[&str]) -> Verdict {
+        Verdict { tier, made: 63, failed: failed.iter().map(ToString::to_string).collect() }
+    }
+
+    #[test]
+    fn the_strongest_tier_that_held_is_taken_and_none_that_did_not() {
+        let (full, narrow) = (Tier::Full, Tier::Narrow);
+        for (verdicts, expected) in [
+            (vec![verdict(full, &[])], Ok(full)),
+            (vec![verdict(full, &[]), verdict(narrow, &["ptrace: got out"])], Ok(full)),
+            (vec![verdict(full, &["raw socket: got out"]), verdict(narrow, &[])], Ok(narrow)),
+            (vec![verdict(full, &["a: b"]), verdict(narrow, &["c: d"])], Err("(a: b; c: d)")),
+            (vec![Verdict { made: 0, ..verdict(full, &[]) }, verdict(narrow, &[])], Ok(narrow)),
+        ] {
+            let disk = MemoryDisk::default();
+            keep(&disk, &verdicts);
+            assert_eq!(known(&disk), verdicts);
+            match (strongest(&disk), expected) {
+                (Ok(tier), Ok(expected)) => assert_eq!(tier, expected),
+                (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+                (found, expected) => panic!("{found:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_found_on_another_machine_does_not_count() {
+        let disk = MemoryDisk::default();
+        let kept = Kept { machine: "another".into(), verdicts: vec![verdict(Tier::Full, &[])] };
+        let body = serde_json::to_string(&kept).unwrap();
+        let (kind, key, owner) = (KIND.into(), KEY.into(), String::new());
+        disk.put(&Document { kind, key, owner, created_ms: 0, body }).unwrap();
+        // It is tried again. The program of this test cannot build sandboxes, so nothing holds.
+        assert!(strongest(&disk).unwrap_err().contains("no sandbox holds on this machine"));
+        assert_eq!(known(&disk).len(), 2);
+    }
+}
