@@ -400,7 +400,7 @@ fn a_site_is_crawled_as_it_allows_and_found_without_the_network() {
     let tools = reader.tools();
     let open = tools.iter().find(|tool| tool.spec().name == "web_open").unwrap();
     let opened = call(&**open, "space", json!({"result": 1}));
-    assert!(opened.text().contains("[span 1] gamma deep [link 1]"), "{}", opened.text());
+    assert!(opened.text().contains("[span 1] gamma deeper [link 1]"), "{}", opened.text());
     assert_eq!(opened.parts[1].label.readers, Readers::one("ann"));
 }
 
