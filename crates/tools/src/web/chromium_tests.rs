@@ -1,11 +1,12 @@
 use std::fs;
 use std::sync::Mutex;
 
-use super::super::served::{Memory, html, response, serve};
+use super::super::served::{html, response, serve};
 use super::*;
+use crate::memory::MemoryDisk;
 
 /// The browser; a note that these tests are skipped where there is none. Continuous integration has one.
-fn chromium(disk: &Arc<Memory>) -> Option<Chromium> {
+fn chromium(disk: &Arc<MemoryDisk>) -> Option<Chromium> {
     let found = Chromium::find(disk.clone());
     if found.is_none() {
         assert!(std::env::var_os("YUSHAN_BROWSER").is_none(), "tests/browser/run installs one");
@@ -16,7 +17,7 @@ fn chromium(disk: &Arc<Memory>) -> Option<Chromium> {
 
 #[test]
 fn scripts_run_and_nothing_goes_around_the_proxy() {
-    let disk = Arc::new(Memory::default());
+    let disk = Arc::new(MemoryDisk::default());
     let Some(chromium) = chromium(&disk) else { return };
     // The page asks a second server, which is there, by every means that a page has. It must not be reached.
     let reached = Arc::new(Mutex::new(Vec::new()));
@@ -79,7 +80,7 @@ fn processes_with(mark: &str) -> Vec<String> {
 
 #[test]
 fn a_browser_that_nobody_waits_for_is_gone_with_all_that_it_started() {
-    let disk = Arc::new(Memory::default());
+    let disk = Arc::new(MemoryDisk::default());
     let Some(chromium) = chromium(&disk) else { return };
     let cancel = Cancel::default();
     let canceller = cancel.clone();
