@@ -105,14 +105,16 @@ impl Chromium {
         let proxy = Proxy::start(guard.from(url), deadline, cancel)
             .map_err(|error| format!("the browser's proxy cannot start: {error}"))?;
         let mut browser = Browser::start(&self.program, proxy.port, deadline, cancel)?;
-        let rendered = browser.open(url).map_err(|why| match proxy.refusals().first() {
+        // What the proxy refused explains what the browser only sees as an error.
+        let because = |why: String| match proxy.refusals().first() {
             Some(refused) => format!("{why} ({refused})"),
             None => why,
-        })?;
-        let (page, picture) = rendered;
+        };
+        let (page, picture) = browser.open(url).map_err(because)?;
         let place = page["url"].as_str().and_then(|url| Url::parse(url).ok());
         let place = place.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let place = place.ok_or("the page led to something that is no page of the web")?;
+        let place =
+            place.ok_or_else(|| because("the page could not be opened in the browser".into()))?;
         let html = page["html"].as_str().unwrap_or_default().to_string();
         let cut = page["length"].as_u64().is_some_and(|length| length > HTML as u64);
         let screenshot = picture.map(|png| self.keep(&place, &png)).transpose()?;

@@ -199,10 +199,9 @@ fn of_tidied(tidied: &Tidy, url: &Url, whole: bool) -> Page {
             shown = Some(walked);
         }
     }
-    for line in [Some(&mut page.title), page.author.as_mut(), page.published.as_mut()] {
-        if let Some(line) = line {
-            *line = shortened(&seen(line).split_whitespace().collect::<Vec<_>>().join(" "), 200);
-        }
+    let lines = [Some(&mut page.title), page.author.as_mut(), page.published.as_mut()];
+    for line in lines.into_iter().flatten() {
+        *line = shortened(&seen(line).split_whitespace().collect::<Vec<_>>().join(" "), 200);
     }
     fill(&mut page, shown.unwrap_or(all));
     page

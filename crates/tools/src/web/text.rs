@@ -12,11 +12,7 @@ pub fn seen(text: &str) -> String {
             && out.chars().next_back().is_some_and(needs_joiners)
             && letters.peek().copied().is_some_and(needs_joiners);
         match letter {
-            '\r' => {
-                if letters.peek() != Some(&'\n') {
-                    out.push('\n');
-                }
-            }
+            '\r' if letters.peek() != Some(&'\n') => out.push('\n'),
             '\n' | '\t' => out.push(letter),
             _ if stood_for(letter).is_some() => out.extend(stood_for(letter)),
             _ if joins || !is_unseen(letter) => out.push(letter),
