@@ -48,7 +48,14 @@ fn scripts_run_and_nothing_goes_around_the_proxy() {
         "/away" => response(302, &format!("Location: http://127.0.0.1:{inside}/redirected"), ""),
         _ => html(&page),
     });
-    let guard = Guard::default().allow(&format!("127.0.0.1:{port}")).unwrap();
+    // The page names no hosts, so any that are looked up are the browser's own.
+    let names = Arc::new(Mutex::new(Vec::new()));
+    let asked = names.clone();
+    let guard = Guard::default().with_lookup(move |name, _| {
+        asked.lock().unwrap().push(name.to_string());
+        Err(std::io::Error::other("nothing is looked up here"))
+    });
+    let guard = guard.allow(&format!("127.0.0.1:{port}")).unwrap();
     let url = Url::parse(&format!("http://127.0.0.1:{port}/page")).unwrap();
     let rendered = chromium.render(&guard, &url, &Cancel::default()).unwrap();
     assert_eq!(rendered.url, url);
@@ -65,6 +72,7 @@ fn scripts_run_and_nothing_goes_around_the_proxy() {
     let away = url.join("/away").unwrap();
     let failed = chromium.render(&guard, &away, &Cancel::default()).unwrap_err();
     assert!(failed.contains(&format!("port {inside} is not visited")), "{failed}");
+    assert_eq!(*names.lock().unwrap(), Vec::<String>::new(), "the browser asked for itself");
     assert_eq!(*reached.lock().unwrap(), Vec::<String>::new(), "the server inside was reached");
 }
 
