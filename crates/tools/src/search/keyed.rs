@@ -144,6 +144,9 @@ impl Keyed {
         self.fetcher.fetch(ask, cancel).map(|fetched| fetched.body).map_err(|failure| match failure
         {
             Failure::Cancelled => Missed::Cancelled,
+            Failure::Redirects(_) | Failure::Elsewhere => {
+                Missed::Down("it redirects; give the address that it redirects to".into(), None)
+            }
             Failure::Status(401 | 403, _) if self.kind == Kind::Searxng => {
                 let why = "it refuses JSON; add `json` to `search.formats` of its settings.yml";
                 Missed::Down(why.into(), None)

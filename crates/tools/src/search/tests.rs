@@ -9,12 +9,13 @@ use super::crawl::{Crawl, Reach};
 use super::keyed::Keyed;
 use super::library::Library;
 use super::*;
+use crate::memory::MemoryDisk;
 use crate::web::fetch::{Fetcher, Limits};
 use crate::web::guard::Guard;
 use crate::web::held::Held;
 use crate::web::page::{Page, html as page};
 use crate::web::reader::Reader;
-use crate::web::served::{Asked, Memory, call, html, response, serve};
+use crate::web::served::{Asked, Words, call, html, response, serve};
 
 /// Answers as the engines give them: their fields, with other words in them.
 const SEARXNG: &str = r#"{"query": "yushan height", "number_of_results": 0, "results": [
@@ -219,8 +220,17 @@ fn text(title: &str, text: &str) -> Page {
     Page { title: title.into(), ..page(text, &at("https://x.example/"), true) }
 }
 
-fn library(disk: &Arc<Memory>) -> Library {
-    Library::new(disk.clone(), disk.clone())
+/// What a library stands on.
+#[derive(Default)]
+struct Shelf {
+    index: Arc<Words>,
+    disk: Arc<MemoryDisk>,
+}
+
+impl Shelf {
+    fn library(&self) -> Library {
+        Library::new(self.index.clone(), self.disk.clone())
+    }
 }
 
 fn titles(found: &[Found]) -> Vec<&str> {
@@ -229,8 +239,8 @@ fn titles(found: &[Found]) -> Vec<&str> {
 
 #[test]
 fn the_library_finds_its_owners_pages_and_everybodys() {
-    let disk = Arc::new(Memory::default());
-    let library = library(&disk);
+    let shelf = Shelf::default();
+    let library = shelf.library();
     let label = Label::of(Sources::FILE).for_reader("ann");
     let long = (0..40)
         .map(|n| format!("<p>Filler paragraph {n} of a long text about nothing. </p>"))
@@ -277,8 +287,8 @@ fn meaning(texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
 
 #[test]
 fn words_and_meaning_are_joined() {
-    let disk = Arc::new(Memory::default());
-    let library = library(&disk).with_embed(meaning);
+    let shelf = Shelf::default();
+    let library = shelf.library().with_embed(meaning);
     for (name, said) in [
         ("summit", "the summit"),
         ("peak", "a peak of a mountain"),
@@ -293,15 +303,15 @@ fn words_and_meaning_are_joined() {
     assert_eq!(titles(&library.find("ann", "cat", 10).unwrap()), ["kitten"]);
     assert_eq!(titles(&library.find("ann", "summit", 1).unwrap()), ["summit"]);
     // A restart keeps the vectors; without the model the words are still found.
-    let later = Library::new(disk.clone(), disk.clone()).with_embed(meaning);
+    let later = shelf.library().with_embed(meaning);
     assert_eq!(titles(&later.find("ann", "mountain cat", 10).unwrap())[0], "peak");
-    let failing = Library::new(disk.clone(), disk.clone()).with_embed(|_| Err("no memory".into()));
+    let failing = shelf.library().with_embed(|_| Err("no memory".into()));
     assert_eq!(titles(&failing.find("ann", "kitten", 10).unwrap()), ["kitten"]);
     assert_eq!(
         failing.find("ann", "cats", 10).unwrap_err(),
         "the embedding model failed: no memory"
     );
-    let wrong = Library::new(disk.clone(), disk).with_embed(|_| Ok(Vec::new()));
+    let wrong = shelf.library().with_embed(|_| Ok(Vec::new()));
     assert!(
         wrong
             .add("ann", "x", &text("x", "x"), &Label::default())
@@ -335,8 +345,8 @@ fn a_site_is_crawled_as_it_allows_and_found_without_the_network() {
             other => panic!("{other}"),
         }
     });
-    let disk = Arc::new(Memory::default());
-    let library = Arc::new(library(&disk));
+    let shelf = Shelf::default();
+    let library = Arc::new(shelf.library());
     let guard = Guard::default().allow(&format!("127.0.0.1:{port}")).unwrap();
     let guard = guard.with_lookup(|_, _| panic!("nothing else is looked up"));
     let fetcher = Fetcher { guard, limits: Limits::default() };
@@ -380,7 +390,7 @@ fn a_site_is_crawled_as_it_allows_and_found_without_the_network() {
     assert_eq!((report.added.len(), report.left > 0), (2, true));
 
     // Found and opened without a network, by number, with the labels of the pages.
-    let held = Held::new(disk.clone());
+    let held = Held::new(shelf.disk.clone());
     let search =
         Search::new("search_local", Arc::new(Providers::default().with(library)), held.clone());
     assert_eq!(
@@ -400,13 +410,13 @@ fn a_site_is_crawled_as_it_allows_and_found_without_the_network() {
     let tools = reader.tools();
     let open = tools.iter().find(|tool| tool.spec().name == "web_open").unwrap();
     let opened = call(&**open, "space", json!({"result": 1}));
-    assert!(opened.text().contains("[span 1] gamma deep [link 1]"), "{}", opened.text());
+    assert!(opened.text().contains("[span 1] gamma deeper [link 1]"), "{}", opened.text());
     assert_eq!(opened.parts[1].label.readers, Readers::one("ann"));
 }
 
 #[test]
 fn results_are_numbered_through_a_space_and_bad_queries_are_refused() {
-    let disk = Arc::new(Memory::default());
+    let disk = Arc::new(MemoryDisk::default());
     let provider = Scripted(
         "script",
         Box::new(|n| Ok([one(&format!("title {n}")), one("second")].concat())),
@@ -425,6 +435,14 @@ fn results_are_numbered_through_a_space_and_bad_queries_are_refused() {
     search.forked("space", "child").unwrap();
     assert!(call(&search, "child", json!({"query": "x"})).text().starts_with("[result 5]"));
     assert!(call(&search, "other", json!({"query": "x"})).text().starts_with("[result 1]"));
+    disk.is_full.store(true, Ordering::Relaxed);
+    let full = call(&search, "space", json!({"query": "x"}));
+    assert!(
+        full.failed && full.text().contains("cannot be kept: the disk is full"),
+        "{}",
+        full.text()
+    );
+    disk.is_full.store(false, Ordering::Relaxed);
     let long = "x".repeat(401);
     for (arguments, expected) in [
         (json!({"query": " "}), "a query has 1 to 400 characters"),

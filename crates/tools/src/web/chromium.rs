@@ -1,7 +1,8 @@
 //! Pages that are made by scripts: opened in a Chromium that is installed, within the rules for fetching.
 //!
 //! The key decision: a fresh process with a fresh profile for each page, spoken to through two pipes (the DevTools
-//! protocol), whose only way out is [`Proxy`]. It and all that it started are killed when the page was read.
+//! protocol). The page's only way out is [`Proxy`]; the browser itself has none. It and all that it started are killed
+//! when the page was read.
 //!
 //! As root Chromium starts only without its own sandbox: then, and only then, that is turned off.
 
@@ -105,14 +106,16 @@ impl Chromium {
         let proxy = Proxy::start(guard.from(url), deadline, cancel)
             .map_err(|error| format!("the browser's proxy cannot start: {error}"))?;
         let mut browser = Browser::start(&self.program, proxy.port, deadline, cancel)?;
-        let rendered = browser.open(url).map_err(|why| match proxy.refusals().first() {
+        // What the proxy refused explains what the browser only sees as an error.
+        let because = |why: String| match proxy.refusals().first() {
             Some(refused) => format!("{why} ({refused})"),
             None => why,
-        })?;
-        let (page, picture) = rendered;
+        };
+        let (page, picture) = browser.open(url).map_err(because)?;
         let place = page["url"].as_str().and_then(|url| Url::parse(url).ok());
         let place = place.filter(|url| matches!(url.scheme(), "http" | "https"));
-        let place = place.ok_or("the page led to something that is no page of the web")?;
+        let place =
+            place.ok_or_else(|| because("the page could not be opened in the browser".into()))?;
         let html = page["html"].as_str().unwrap_or_default().to_string();
         let cut = page["length"].as_u64().is_some_and(|length| length > HTML as u64);
         let screenshot = picture.map(|png| self.keep(&place, &png)).transpose()?;
@@ -147,6 +150,8 @@ struct Browser {
     events: VecDeque<Value>,
     next: u64,
     session: Option<String>,
+    /// Of the proxy.
+    port: u16,
     deadline: Instant,
     cancel: Cancel,
     _profile: TempDir,
@@ -173,7 +178,7 @@ impl Browser {
         // The shell moves our pipes to where the protocol wants them: 3 to read, 4 to write.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null"]).arg(program);
-        command.args(flags(port)).arg(format!("--user-data-dir={}", profile.path().display()));
+        command.args(flags()).arg(format!("--user-data-dir={}", profile.path().display()));
         command
             .arg("about:blank")
             .env_clear()
@@ -195,6 +200,7 @@ impl Browser {
             events: VecDeque::new(),
             next: 0,
             session: None,
+            port,
             deadline,
             cancel: cancel.clone(),
             _profile: profile,
@@ -204,7 +210,12 @@ impl Browser {
     /// The page's elements and a picture of it.
     fn open(&mut self, url: &Url) -> Result<(Value, Option<Vec<u8>>), String> {
         self.ask("Browser.setDownloadBehavior", json!({"behavior": "deny"}))?;
-        let target = self.ask("Target.createTarget", json!({"url": "about:blank"}))?;
+        let context = json!({
+            "proxyServer": format!("http://127.0.0.1:{}", self.port), "proxyBypassList": "<-loopback>",
+        });
+        let context = self.ask("Target.createBrowserContext", context)?["browserContextId"].take();
+        let target = json!({"url": "about:blank", "browserContextId": context});
+        let target = self.ask("Target.createTarget", target)?;
         let target = target["targetId"].clone();
         let session =
             self.ask("Target.attachToTarget", json!({"targetId": target, "flatten": true}))?;
@@ -331,10 +342,11 @@ fn listen(output: ChildStdout, send: &mpsc::Sender<Value>) {
     }
 }
 
-/// How it is started. All names are unknown to it but our proxy's address, and nothing goes around the proxy.
-fn flags(port: u16) -> Vec<String> {
+/// How it is started. It can look up no name, and what it would ask by itself (accounts, updates) goes to a proxy that is
+/// not there; the page gets a context of its own with ours.
+fn flags() -> Vec<String> {
     let mut flags = vec![
-        format!("--proxy-server=http://127.0.0.1:{port}"),
+        "--proxy-server=http://127.0.0.1:1".into(),
         "--proxy-bypass-list=<-loopback>".into(),
         "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1".into(),
         "--force-webrtc-ip-handling-policy=disable_non_proxied_udp".into(),
@@ -364,7 +376,7 @@ fn flags(port: u16) -> Vec<String> {
         "password-store=basic",
         "use-mock-keychain",
         "deny-permission-prompts",
-        "disable-features=Translate,OptimizationHints,MediaRouter,DialMediaRouteProvider,AsyncDns,DnsOverHttps",
+        "disable-features=AimEnabled,AimServerEligibilityEnabled,AiModeOmniboxEntryPoint,AimEligibility,PreconnectToSearch,Translate,OptimizationHints,MediaRouter,DialMediaRouteProvider,AsyncDns,DnsOverHttps",
     ];
     flags.extend(plain.iter().map(|flag| format!("--{flag}")));
     if Chromium::without_sandbox() {

@@ -1,11 +1,12 @@
 use std::fs;
 use std::sync::Mutex;
 
-use super::super::served::{Memory, html, response, serve};
+use super::super::served::{html, response, serve};
 use super::*;
+use crate::memory::MemoryDisk;
 
 /// The browser; a note that these tests are skipped where there is none. Continuous integration has one.
-fn chromium(disk: &Arc<Memory>) -> Option<Chromium> {
+fn chromium(disk: &Arc<MemoryDisk>) -> Option<Chromium> {
     let found = Chromium::find(disk.clone());
     if found.is_none() {
         assert!(std::env::var_os("YUSHAN_BROWSER").is_none(), "tests/browser/run installs one");
@@ -16,7 +17,7 @@ fn chromium(disk: &Arc<Memory>) -> Option<Chromium> {
 
 #[test]
 fn scripts_run_and_nothing_goes_around_the_proxy() {
-    let disk = Arc::new(Memory::default());
+    let disk = Arc::new(MemoryDisk::default());
     let Some(chromium) = chromium(&disk) else { return };
     // The page asks a second server, which is there, by every means that a page has. It must not be reached.
     let reached = Arc::new(Mutex::new(Vec::new()));
@@ -47,7 +48,14 @@ fn scripts_run_and_nothing_goes_around_the_proxy() {
         "/away" => response(302, &format!("Location: http://127.0.0.1:{inside}/redirected"), ""),
         _ => html(&page),
     });
-    let guard = Guard::default().allow(&format!("127.0.0.1:{port}")).unwrap();
+    // The page names no hosts, so any that are looked up are the browser's own.
+    let names = Arc::new(Mutex::new(Vec::new()));
+    let asked = names.clone();
+    let guard = Guard::default().with_lookup(move |name, _| {
+        asked.lock().unwrap().push(name.to_string());
+        Err(std::io::Error::other("nothing is looked up here"))
+    });
+    let guard = guard.allow(&format!("127.0.0.1:{port}")).unwrap();
     let url = Url::parse(&format!("http://127.0.0.1:{port}/page")).unwrap();
     let rendered = chromium.render(&guard, &url, &Cancel::default()).unwrap();
     assert_eq!(rendered.url, url);
@@ -62,8 +70,9 @@ fn scripts_run_and_nothing_goes_around_the_proxy() {
     let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
     assert_eq!((side(16), side(20)), SIZE);
     let away = url.join("/away").unwrap();
-    let failed = chromium.render(&guard, &away, &Cancel::default());
-    assert!(failed.is_err(), "{failed:?}");
+    let failed = chromium.render(&guard, &away, &Cancel::default()).unwrap_err();
+    assert!(failed.contains(&format!("port {inside} is not visited")), "{failed}");
+    assert_eq!(*names.lock().unwrap(), Vec::<String>::new(), "the browser asked for itself");
     assert_eq!(*reached.lock().unwrap(), Vec::<String>::new(), "the server inside was reached");
 }
 
@@ -79,7 +88,7 @@ fn processes_with(mark: &str) -> Vec<String> {
 
 #[test]
 fn a_browser_that_nobody_waits_for_is_gone_with_all_that_it_started() {
-    let disk = Arc::new(Memory::default());
+    let disk = Arc::new(MemoryDisk::default());
     let Some(chromium) = chromium(&disk) else { return };
     let cancel = Cancel::default();
     let canceller = cancel.clone();

@@ -405,8 +405,10 @@ fn who_is_slow_or_silent_is_left_and_so_is_who_nobody_waits_for() {
         while path != "/nothing" && stream.write_all(b"x").is_ok() {
             thread::sleep(Duration::from_millis(5));
         }
-        while path == "/nothing" {
-            thread::park();
+        if path == "/nothing" {
+            loop {
+                thread::park();
+            }
         }
     });
     let mut fetcher = fetcher(&[port]);
@@ -482,4 +484,16 @@ fn what_is_sent_says_who_we_are_and_nothing_else() {
         (fetched.media_type.as_str(), fetched.charset.as_deref()),
         ("text/plain", Some("Big5"))
     );
+}
+
+#[test]
+fn no_proxy_of_the_environment_is_used() {
+    // Another test once more, in a process whose environment names proxies that are not there.
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "web::fetch::tests::redirects_lead_to_the_end_or_are_counted"]);
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        again.env(name, "http://127.0.0.1:9").env(name.to_uppercase(), "http://127.0.0.1:9");
+    }
+    let said = String::from_utf8(again.env_remove("NO_PROXY").output().unwrap().stdout).unwrap();
+    assert!(said.contains("1 passed"), "{said}");
 }

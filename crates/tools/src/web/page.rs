@@ -13,7 +13,7 @@ use url::Url;
 
 use super::decode::decode;
 use super::text::{pieces, seen, shortened};
-use super::tidy::{ELEMENTS, tidy};
+use super::tidy::{ELEMENTS, Tidy, tidy};
 use super::walk::{Block, Walked, walk};
 
 /// Characters of a span.
@@ -22,6 +22,8 @@ const SPAN: usize = 1000;
 const JOINED: usize = 500;
 /// Characters of text of a page; more are left out, and that is said.
 const LONGEST: usize = 2_000_000;
+/// Elements up to which the main text is looked for: that takes time that grows with the square of their number.
+const WEIGHED: usize = 15_000;
 /// A text of fewer characters is no article.
 const ARTICLE: usize = 250;
 
@@ -150,7 +152,7 @@ pub(crate) fn bounded(html: &str) -> String {
 pub fn html(text: &str, url: &Url, whole: bool) -> Page {
     let tidied = tidy(text);
     // The parsers behind this are others' and get hostile input: a panic of theirs is a page that cannot be read.
-    let read = catch_unwind(AssertUnwindSafe(|| of_tidied(&tidied.html, url, whole)));
+    let read = catch_unwind(AssertUnwindSafe(|| of_tidied(&tidied, url, whole)));
     let mut page = read.unwrap_or_else(|_| Page {
         notes: vec!["The page could not be taken apart.".into()],
         ..Page::default()
@@ -163,8 +165,8 @@ pub fn html(text: &str, url: &Url, whole: bool) -> Page {
     page
 }
 
-fn of_tidied(html: &str, url: &Url, whole: bool) -> Page {
-    let document = Document::from(html);
+fn of_tidied(tidied: &Tidy, url: &Url, whole: bool) -> Page {
+    let document = Document::from(tidied.html.as_str());
     let base = document.base_uri().and_then(|base| url.join(base.trim()).ok());
     let base = base.filter(|base| matches!(base.scheme(), "http" | "https"));
     let base = base.unwrap_or_else(|| url.clone());
@@ -173,9 +175,14 @@ fn of_tidied(html: &str, url: &Url, whole: bool) -> Page {
     let robots = document.select_single("meta[name=robots i]").attr("content").unwrap_or_default();
     let mut page = Page { title, robots: robots.to_string(), ..Page::default() };
     let config = Config { disable_json_ld: true, ..Config::default() };
-    let main = Readability::with_document(document, None, Some(config))
-        .ok()
-        .and_then(|mut readability| readability.parse().ok());
+    let main = (tidied.elements <= WEIGHED)
+        .then(|| Readability::with_document(document, None, Some(config)).ok()?.parse().ok())
+        .flatten();
+    if tidied.elements > WEIGHED && !whole {
+        page.notes.push(
+            "The page is too large to tell its main text from the rest: all of it is here.".into(),
+        );
+    }
     let mut shown = None;
     if let Some(article) = main {
         page.title = article.title;
@@ -192,10 +199,9 @@ fn of_tidied(html: &str, url: &Url, whole: bool) -> Page {
             shown = Some(walked);
         }
     }
-    for line in [Some(&mut page.title), page.author.as_mut(), page.published.as_mut()] {
-        if let Some(line) = line {
-            *line = shortened(&seen(line).split_whitespace().collect::<Vec<_>>().join(" "), 200);
-        }
+    let lines = [Some(&mut page.title), page.author.as_mut(), page.published.as_mut()];
+    for line in lines.into_iter().flatten() {
+        *line = shortened(&seen(line).split_whitespace().collect::<Vec<_>>().join(" "), 200);
     }
     fill(&mut page, shown.unwrap_or(all));
     page

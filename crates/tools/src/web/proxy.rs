@@ -4,7 +4,7 @@
 //! judged and pinned as for [`super::fetch`]. What is inside a TLS tunnel is the browser's; where it leads is ours.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use url::Url;
 use yushan_abi::Cancel;
 
-use super::guard::Guard;
+use super::guard::{Guard, NoAddress};
+use super::text::shortened;
 
 /// Bytes of a request's head.
 const HEAD: usize = 32 * 1024;
@@ -87,7 +88,7 @@ impl Proxy {
         Ok(Proxy { port, shared })
     }
 
-    /// What was refused, in order.
+    /// What was refused because of where it leads, in order.
     pub(super) fn refusals(&self) -> Vec<String> {
         self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -117,11 +118,12 @@ impl Shared {
         let server = match self.connect(&head) {
             Ok(server) => server,
             Err(why) => {
-                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-                if refusals.len() < REFUSALS {
-                    refusals.push(why);
+                if let NoAddress::Refused(refused) = why {
+                    let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+                    if refusals.len() < REFUSALS {
+                        refusals.push(format!("{}: {refused}", shortened(&head.target, 200)));
+                    }
                 }
-                drop(refusals);
                 return client.write_all(
                     b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
                 );
@@ -171,25 +173,22 @@ impl Shared {
         }))
     }
 
-    fn connect(&self, head: &Head) -> Result<TcpStream, String> {
+    fn connect(&self, head: &Head) -> Result<TcpStream, NoAddress> {
         let url = match head.method.as_str() {
             "CONNECT" => self.guard.parse(&format!("https://{}/", head.target)),
             _ => self.guard.parse(&head.target),
         };
-        let url = url.map_err(|refused| format!("{}: {refused}", head.target))?;
+        let url = url.map_err(NoAddress::Refused)?;
         let place = url.host_str().zip(url.port_or_known_default());
-        let (host, port) = place.ok_or("no host")?;
-        let found = self.guard.addresses(host, port, self.deadline, &self.cancel);
-        let found: Vec<SocketAddr> = found.map_err(|why| why.to_string())?;
-        let mut last = format!("{host} does not answer");
-        for address in found {
+        let (host, port) = place.ok_or(NoAddress::Unknown("an address without a host".into()))?;
+        for address in self.guard.addresses(host, port, self.deadline, &self.cancel)? {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            match TcpStream::connect_timeout(&address, left.clamp(LOOK, Duration::from_secs(5))) {
-                Ok(server) => return Ok(server),
-                Err(error) => last = format!("{host} does not answer: {error}"),
+            let wait = left.clamp(LOOK, Duration::from_secs(5));
+            if let Ok(server) = TcpStream::connect_timeout(&address, wait) {
+                return Ok(server);
             }
         }
-        Err(last)
+        Err(NoAddress::Timeout)
     }
 
     /// Copies until both sides are silent for good; from the client `rest` bytes at most.

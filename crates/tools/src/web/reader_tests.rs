@@ -1,11 +1,13 @@
 use super::super::fetch::Limits;
 use super::super::guard::Guard;
 use super::super::held::HeldResult;
-use super::super::served::{Memory, call, html, response, serve};
+use super::super::page::Link;
+use super::super::served::{call, html, response, serve};
 use super::*;
+use crate::memory::MemoryDisk;
 
 struct Fixture {
-    disk: Arc<Memory>,
+    disk: Arc<MemoryDisk>,
     held: Arc<Held>,
     tools: Vec<Arc<dyn Tool>>,
     port: u16,
@@ -41,10 +43,10 @@ fn fixture() -> Fixture {
         "/to-b" => response(302, "Location: /b", ""),
         _ => response(404, "", ""),
     });
-    on(Arc::new(Memory::default()), port)
+    on(Arc::new(MemoryDisk::default()), port)
 }
 
-fn on(disk: Arc<Memory>, port: u16) -> Fixture {
+fn on(disk: Arc<MemoryDisk>, port: u16) -> Fixture {
     let guard = Guard::default().allow(&format!("127.0.0.1:{port}")).unwrap();
     let held = Held::new(disk.clone());
     let fetcher = Fetcher { guard, limits: Limits::default() };
@@ -174,8 +176,6 @@ fn what_outside_pages_name_never_leads_into_the_allow_list() {
     assert!(opened.failed && opened.text().contains("is not opened"), "{}", opened.text());
 }
 
-use super::super::page::Link;
-
 #[test]
 fn numbers_survive_a_restart_and_go_with_a_fork() {
     let web = fixture();
@@ -190,6 +190,13 @@ fn numbers_survive_a_restart_and_go_with_a_fork() {
     // What the child reads is not the parent's.
     call(later.tool("web_fetch"), "child", json!({"url": later.url("/a")}));
     assert!(later.call("web_read", json!({"span": 1})).text().contains("[span 1] page b"));
+    later.disk.is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+    let full = later.call("web_fetch", json!({"url": later.url("/a")}));
+    assert!(
+        full.failed && full.text().contains("cannot be kept: the disk is full"),
+        "{}",
+        full.text()
+    );
     let other = call(later.tool("web_read"), "nobody", json!({"span": 1}));
     assert!(other.failed && other.text().contains("no page has been read here yet"));
 }

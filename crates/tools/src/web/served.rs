@@ -1,16 +1,12 @@
-//! For tests: a web server on the loopback, and a disk in memory.
+//! For tests: a web server on the loopback, and an index in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use yushan_abi::{
-    Change, Disk, DiskError, Document, Hit, Index, Invocation, Item, Label, NewRecord, Record,
-    Tool, ToolResult,
-};
+use yushan_abi::{DiskError, Hit, Index, Invocation, Item, Label, Tool, ToolResult};
 
 /// A request as it came.
 #[derive(Clone, Debug, Default)]
@@ -100,96 +96,13 @@ pub(crate) fn call(tool: &dyn Tool, space: &str, arguments: serde_json::Value) -
     })
 }
 
-/// Documents, bytes and items; no journal. Words are found as they stand.
+/// Finds words as they stand.
 #[derive(Default)]
-pub(crate) struct Memory {
-    documents: Mutex<BTreeMap<(String, String), Document>>,
-    bytes: Mutex<HashMap<String, Vec<u8>>>,
+pub(crate) struct Words {
     items: Mutex<BTreeMap<(String, String), Item>>,
 }
 
-impl Disk for Memory {
-    fn append(&self, _: &[NewRecord]) -> Result<u64, DiskError> {
-        Err(DiskError::Failed("no journal".into()))
-    }
-
-    fn replay(
-        &self,
-        _: u64,
-        _: &mut dyn FnMut(Record) -> ControlFlow<()>,
-    ) -> Result<(), DiskError> {
-        Err(DiskError::Failed("no journal".into()))
-    }
-
-    fn replay_of(
-        &self,
-        _: u64,
-        _: u64,
-        _: &mut dyn FnMut(Record) -> ControlFlow<()>,
-    ) -> Result<(), DiskError> {
-        Err(DiskError::Failed("no journal".into()))
-    }
-
-    fn verify(&self) -> Result<u64, DiskError> {
-        Ok(0)
-    }
-
-    fn put(&self, document: &Document) -> Result<(), DiskError> {
-        let name = (document.kind.clone(), document.key.clone());
-        self.documents.lock().unwrap().insert(name, document.clone());
-        Ok(())
-    }
-
-    fn get(&self, kind: &str, key: &str) -> Result<Option<Document>, DiskError> {
-        Ok(self.documents.lock().unwrap().get(&(kind.into(), key.into())).cloned())
-    }
-
-    fn delete(&self, kind: &str, key: &str) -> Result<bool, DiskError> {
-        Ok(self.documents.lock().unwrap().remove(&(kind.into(), key.into())).is_some())
-    }
-
-    fn list(
-        &self,
-        kind: &str,
-        owner: Option<&str>,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<Document>, DiskError> {
-        let documents = self.documents.lock().unwrap();
-        let mine = documents.values().filter(|document| {
-            document.kind == kind && owner.is_none_or(|owner| document.owner == owner)
-        });
-        Ok(mine.filter(|document| *document.key > *after).take(limit).cloned().collect())
-    }
-
-    fn change(&self, changes: &[Change]) -> Result<(), DiskError> {
-        for change in changes {
-            match change {
-                Change::Put(document) => self.put(document)?,
-                Change::Delete { kind, key } => drop(self.delete(kind, key)?),
-                Change::Insert(item) => self.insert(item)?,
-                Change::Remove { owner, id } => drop(self.remove(owner, id)?),
-            }
-        }
-        Ok(())
-    }
-
-    fn put_bytes(&self, bytes: &[u8]) -> Result<String, DiskError> {
-        let mut all = self.bytes.lock().unwrap();
-        if let Some((name, _)) = all.iter().find(|(_, kept)| *kept == bytes) {
-            return Ok(name.clone());
-        }
-        let name = format!("{:064x}", all.len() + 1);
-        all.insert(name.clone(), bytes.to_vec());
-        Ok(name)
-    }
-
-    fn get_bytes(&self, sha256: &str) -> Result<Option<Vec<u8>>, DiskError> {
-        Ok(self.bytes.lock().unwrap().get(sha256).cloned())
-    }
-}
-
-impl Index for Memory {
+impl Index for Words {
     fn insert(&self, item: &Item) -> Result<(), DiskError> {
         let name = (item.owner.clone(), item.id.clone());
         self.items.lock().unwrap().insert(name, item.clone());

@@ -1,5 +1,7 @@
 //! What text from outside looks like before a model reads it.
 
+use super::tidy::STANDS_FOR;
+
 /// Text without what nobody sees: control, zero-width, direction and tag characters, fillers, variation selectors and
 /// private ones. Words in scripts that need joiners keep them. Our own marks, `[span` and `[link`, cannot be imitated.
 pub fn seen(text: &str) -> String {
@@ -10,12 +12,9 @@ pub fn seen(text: &str) -> String {
             && out.chars().next_back().is_some_and(needs_joiners)
             && letters.peek().copied().is_some_and(needs_joiners);
         match letter {
-            '\r' => {
-                if letters.peek() != Some(&'\n') {
-                    out.push('\n');
-                }
-            }
+            '\r' if letters.peek() != Some(&'\n') => out.push('\n'),
             '\n' | '\t' => out.push(letter),
+            _ if stood_for(letter).is_some() => out.extend(stood_for(letter)),
             _ if joins || !is_unseen(letter) => out.push(letter),
             _ => {}
         }
@@ -26,6 +25,11 @@ pub fn seen(text: &str) -> String {
         }
     }
     out
+}
+
+/// What a character stands for since [`super::tidy`].
+fn stood_for(letter: char) -> Option<char> {
+    STANDS_FOR.into_iter().find(|(_, stand)| *stand == letter).map(|(letter, _)| letter)
 }
 
 /// Arabic and the scripts of India, and pictures made of several.

@@ -9,6 +9,8 @@
 
 use std::collections::HashMap;
 
+use html_escape::decode_html_entities;
+
 /// Elements; more are left out, and that is said.
 pub(super) const ELEMENTS: usize = 60_000;
 /// Open elements; in deeper ones the text is kept and the tags are not.
@@ -103,10 +105,16 @@ const IMPLIED: [(&str, &[&str], &[&str]); 9] = [
 /// A paragraph in one of these is another one.
 const SCOPES: [&str; 8] = ["td", "th", "li", "table", "dd", "button", "caption", "object"];
 
+/// What stands for `<` and `&` of the text: the parser behind this takes time that grows with the square of the number
+/// of character references, so it gets none. [`super::text::seen`] puts them back.
+pub(super) const STANDS_FOR: [(char, char); 2] = [('<', '\u{e000}'), ('&', '\u{e001}')];
+
 /// A page of bounded form.
 pub(super) struct Tidy {
-    /// Balanced.
+    /// Balanced, and without character references in its text.
     pub(super) html: String,
+    /// Of it.
+    pub(super) elements: usize,
     /// Whether there were more elements than are read.
     pub(super) cut: bool,
 }
@@ -126,7 +134,7 @@ pub(super) fn tidy(html: &str) -> Tidy {
     }
     let cut = !pass.rest.is_empty();
     pass.close_to(0);
-    Tidy { html: pass.out, cut }
+    Tidy { html: pass.out, elements: pass.elements, cut }
 }
 
 struct Pass<'a> {
@@ -160,13 +168,20 @@ impl<'a> Pass<'a> {
             }
             Some(b'/') => self.skip_behind(">"),
             Some(c) if c.is_ascii_alphabetic() => self.start(),
-            _ => self.text("&lt;"),
+            _ => self.text("<"),
         }
     }
 
     fn text(&mut self, text: &str) {
         if self.unseen.is_none() {
-            self.out.push_str(text);
+            for letter in decode_html_entities(text).chars() {
+                match letter {
+                    '<' => self.out.push(STANDS_FOR[0].1),
+                    '&' => self.out.push(STANDS_FOR[1].1),
+                    '\u{e000}'..='\u{f8ff}' | '\0' => {}
+                    _ => self.out.push(letter),
+                }
+            }
         }
     }
 
@@ -298,7 +313,7 @@ impl<'a> Pass<'a> {
         self.skip_behind(">");
         if name == "title" && self.unseen.is_none() {
             self.out.push_str("<title>");
-            self.out.push_str(&content.replace('<', "&lt;"));
+            self.text(content);
             self.out.push_str("</title>");
         }
     }
@@ -403,7 +418,8 @@ mod tests {
                 "<table><tr><td>1</td><td>2</td></tr><tr><td>3</td></tr></table>",
             ),
             ("a<!-- x > y -->b<!DOCTYPE z>c<?php d?>e", "abce"),
-            ("1 < 2 && 3 <4", "1 &lt; 2 && 3 &lt;4"),
+            ("&eacute;&#x41;&#66;&nothing;&amp;lt;\u{e000}", "éAB&amp;nothing;&amp;lt;"),
+            ("1 < 2 && 3 <4", "1 &lt; 2 &amp;&amp; 3 &lt;4"),
             ("<script>if (a</b) x('</scripty>')</SCRIPT >z", "z"),
             ("<title>a<b</title>", "<title>a&lt;b</title>"),
             ("<div style='DISPLAY : none !important'>x<p>y</p></div>z", "z"),
@@ -430,7 +446,8 @@ mod tests {
         ] {
             let tidied = tidy(page);
             assert!(!tidied.cut);
-            assert_eq!(tidied.html, expected, "{page}");
+            let html = tidied.html.replace('\u{e000}', "&lt;").replace('\u{e001}', "&amp;");
+            assert_eq!(html, expected, "{page}");
         }
     }
 
