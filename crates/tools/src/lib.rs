@@ -12,6 +12,7 @@ pub mod archive;
 pub mod arguments;
 pub mod calculator;
 pub mod convert;
+pub mod draw;
 pub mod files;
 pub mod python;
 pub mod search;
