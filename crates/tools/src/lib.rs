@@ -14,6 +14,7 @@ pub mod calculator;
 pub mod convert;
 pub mod draw;
 pub mod files;
+pub mod mcp;
 pub mod python;
 pub mod search;
 pub mod space;
