@@ -8,9 +8,13 @@
 //! answers what it cannot do with a text that a model can act on; none panics, hangs or gives half an answer as a
 //! whole one.
 
+pub mod archive;
 pub mod arguments;
 pub mod calculator;
+pub mod convert;
+pub mod draw;
 pub mod files;
+pub mod mcp;
 pub mod python;
 pub mod search;
 pub mod space;
