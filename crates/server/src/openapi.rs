@@ -17,6 +17,7 @@ use crate::{ollama, openai, page, text};
         crate::chats::get,
         crate::chats::delete,
         crate::system::tools,
+        crate::system::invoke,
         crate::approvals::list,
         crate::approvals::answer,
         crate::spaces::fork,

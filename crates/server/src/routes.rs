@@ -97,6 +97,7 @@ fn keeping() -> Routes {
         .route("/v1/files/{id}", get(files::get).delete(files::delete))
         .route("/v1/files/{id}/content", get(files::content))
         .route("/v1/tools", get(system::tools))
+        .route("/v1/tools/{name}", post(system::invoke))
         .route("/v1/approvals", get(approvals::list).post(approvals::answer))
         .route("/v1/spaces/{space}", post(spaces::fork))
         .route("/v1/spaces/{space}/files", get(spaces::list))

@@ -14,7 +14,9 @@ use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
-use yushan_abi::{Class, Complete, Label, Message, ModelInfo, Prompt, Role, Sampling, Sources};
+use yushan_abi::{
+    Call, Class, Complete, Label, Message, ModelInfo, Prompt, Role, Sampling, Sources, ToolResult,
+};
 use yushan_kernel::gate::Capability;
 use yushan_kernel::life::Mode;
 use yushan_kernel::{Budget, Kernel, Payer, Pid, Process, Program, Replay, Says, Signal};
@@ -198,6 +200,38 @@ fn absent(pid: u64) -> Fault {
 pub(crate) async fn tools(State(server): State<Arc<Server>>) -> Result<Json<Value>, Fault> {
     let data = kernel(&server)?.tool_specs();
     Ok(Json(json!({ "object": "list", "data": data })))
+}
+
+/// A call of a tool.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Invoke {
+    /// That fit its schema.
+    #[schema(value_type = Object)]
+    arguments: Value,
+    /// Names the files and running programs that it works with.
+    space: String,
+}
+
+/// Makes one call of a tool, without a model: for programs that offer the tools of this system, as `yushan mcp` does.
+#[utoipa::path(
+    post,
+    path = "/v1/tools/{name}",
+    params(("name" = String, Path)),
+    request_body = Invoke,
+    responses((status = 200, body = serde_json::Value), (status = 400, body = ErrorBody))
+)]
+pub(crate) async fn invoke(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Json<ToolResult>, Fault> {
+    let Invoke { arguments, space } = server.read(request, CONVERSATION).await?;
+    let kernel = kernel(&server)?;
+    let space = named(&space, &caller.tenant)?;
+    let call = Call { id: String::new(), name, arguments: arguments.to_string() };
+    Ok(Json(blocking(move || kernel.invoke(&caller.tenant, &space, &call)).await?))
 }
 
 /// All processes, those that ended lately too.

@@ -6,11 +6,20 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
-use yushan_abi::{Disk, FileRef, Index, Label, Tool};
+use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
+use yushan_abi::{Disk, Effect, FileRef, Index, Label, Tool};
 use yushan_server::{Fault, Spaces};
+use yushan_tools::archive;
+use yushan_tools::archive::driver::{ArchiveExtract, ArchiveList};
 use yushan_tools::calculator::Calculator;
+use yushan_tools::convert::driver::Convert;
+use yushan_tools::convert::{self, Format};
+use yushan_tools::draw::driver::Draw;
+use yushan_tools::draw::endpoint::{Endpoint, EndpointConfig};
+use yushan_tools::draw::image::Image;
 use yushan_tools::files::Files;
+use yushan_tools::mcp::{Bridge, ServerConfig};
 use yushan_tools::python::{Limits, Python, discover};
 use yushan_tools::search::keyed::Keyed;
 use yushan_tools::search::library::Library;
@@ -23,6 +32,7 @@ use yushan_tools::web::held::Held;
 use yushan_tools::web::reader::Reader;
 
 use crate::exit::BadUsage;
+use crate::hub;
 
 /// The address of a SearXNG, for example `http://127.0.0.1:8888`.
 const SEARXNG: &str = "YUSHAN_SEARXNG";
@@ -71,7 +81,13 @@ impl Tools {
         if let Some(chromium) = Chromium::find(disk.clone()) {
             reader = reader.with_chromium(chromium);
         }
-        tools.extend(reader.tools());
+        let text = |kind: &str, bytes: &[u8]| text_of(kind, bytes);
+        tools.extend(reader.with_convert(text).tools());
+        tools.push(Arc::new(Convert::new(disk.clone(), convert::Limits::default())));
+        let limits = archive::Limits::default;
+        tools.push(Arc::new(ArchiveList::new(disk.clone(), limits())));
+        tools.push(Arc::new(ArchiveExtract::new(disk.clone(), limits())));
+        tools.push(Arc::new(Draw::new(disk.clone())));
         let library = Arc::new(Library::new(index.clone(), disk.clone()));
         let kept = Arc::new(Providers::default().with(library));
         tools.push(Arc::new(Search::new("search_kept", kept, held.clone())));
@@ -79,8 +95,68 @@ impl Tools {
         if remote.is_remote() {
             tools.push(Arc::new(Search::new("search", Arc::new(remote), held)));
         }
+        let configured = Configured::read()?;
+        if let Some(image) = configured.image {
+            let endpoint = Endpoint::new(image).map_err(|why| anyhow!("image: {why}"))?;
+            let host = endpoint.host().to_string();
+            let image = Image::new(disk.clone(), Arc::new(endpoint), Effect::Egress, host);
+            tools.push(Arc::new(image));
+        }
+        for server in configured.mcp {
+            tools.extend(foreign(server, disk));
+        }
         Ok(tools)
     }
+}
+
+/// What `tools.json` in the data folder says.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Configured {
+    /// Servers whose tools are ours too.
+    #[serde(default)]
+    pub(crate) mcp: Vec<ServerConfig>,
+    /// An endpoint that draws.
+    image: Option<EndpointConfig>,
+}
+
+impl Configured {
+    pub(crate) fn read() -> Result<Configured> {
+        let path = hub::home()?.join("tools.json");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Configured::default()),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+}
+
+/// The tools of another server. The system does without one that does not answer.
+fn foreign(config: ServerConfig, disk: &Arc<dyn Disk>) -> Vec<Arc<dyn Tool>> {
+    let name = config.name.clone();
+    let opened = Bridge::open(config, disk.clone());
+    let tools = opened.and_then(|bridge| {
+        for pending in bridge.pending()? {
+            tracing::warn!(server = name, tool = pending.tool, "it changed: see yushan mcp");
+        }
+        bridge.tools()
+    });
+    tools.unwrap_or_else(|error| {
+        tracing::warn!(%error, "its tools are not here");
+        Vec::new()
+    })
+}
+
+/// The text of a file of the web that is no page.
+fn text_of(kind: &str, bytes: &[u8]) -> Option<Result<String, String>> {
+    if kind != Format::Pdf.media_type() {
+        return None;
+    }
+    let (limits, options) = (convert::Limits::default(), convert::Options::default());
+    let converted = convert::convert(bytes, Format::Pdf, Format::Text, &options, &limits);
+    Some(converted.map_err(|error| error.to_string()).and_then(|converted| {
+        String::from_utf8(converted.bytes).map_err(|error| error.to_string())
+    }))
 }
 
 /// The engines that were configured, in the order in which they are asked.

@@ -22,6 +22,7 @@ mod inspect;
 mod interrupt;
 mod kept;
 mod logs;
+mod mcp;
 mod models;
 mod open;
 mod own;
@@ -96,6 +97,7 @@ enum Command {
     Replay(processes::ReplayOf),
     Answer(processes::Answer),
     Mail(processes::Mail),
+    Mcp(mcp::Mcp),
     Doctor(doctor::Doctor),
 }
 
@@ -129,6 +131,7 @@ fn main() -> std::process::ExitCode {
         Command::Replay(command) => command.run(),
         Command::Answer(command) => command.run(),
         Command::Mail(command) => command.run(),
+        Command::Mcp(command) => command.run(),
         Command::Doctor(command) => command.run(),
     };
     exit::code(done)

@@ -245,6 +245,20 @@ impl Runtime {
     }
 }
 
+/// The arguments of a call that may be made with nobody there to be asked.
+pub(super) fn permitted(life: &Life, tool: &dyn Tool, call: &Call) -> Result<Value, ToolResult> {
+    let (decision, arguments) = syscall::judge(life, tool.spec(), call).map_err(failed)?;
+    let validator = jsonschema::validator_for(&tool.spec().schema)
+        .map_err(|error| failed(format!("the tool's own schema is wrong: {error}")))?;
+    if let Some(why) = misfit(&validator, &arguments) {
+        return Err(failed(format!("the arguments do not fit the schema: {why}")));
+    }
+    match decision {
+        Decision::Allow => Ok(arguments),
+        Decision::Ask(_) | Decision::Deny(_) => Err(failed("denied")),
+    }
+}
+
 /// All that a driver's thread needs.
 struct Work {
     pid: Pid,

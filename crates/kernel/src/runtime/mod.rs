@@ -14,6 +14,7 @@ mod calls;
 mod children;
 mod clerk;
 mod engine;
+mod invoke;
 mod places;
 mod programs;
 pub mod replay;
