@@ -28,4 +28,4 @@ pub use label::{Integrity, Label, Readers, Sources};
 pub use language::{End, Language, Piece, Writer, Written};
 pub use message::{Call, Message, Part, Role};
 pub use policy::{AllowAll, Direction, Policy, Verdict};
-pub use tool::{Cancel, Effect, FileRef, Invocation, ParamRole, Tool, ToolResult, ToolSpec};
+pub use tool::{Cancel, Effect, FileRef, Invocation, Listed, ParamRole, Tool, ToolResult, ToolSpec};

@@ -10,6 +10,8 @@
 //! tokens from an empty window (`tg128`), and several sequences that continue prompts of 128 tokens
 //! together (`llama-batched-bench -npp 128 -ntg 128`). Figures are medians.
 
+mod gate;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Instant;
@@ -29,9 +31,13 @@ const PROMPT: usize = 128;
 
 /// Measure prefill and decode, beside this machine's limits
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: Option<What>,
     /// The model
-    file: String,
+    #[arg(required = true, value_name = "FILE")]
+    file: Option<String>,
     /// Numbers of threads, for example 1,2 or 1-8 [default: 1 to all processors]
     #[arg(long, value_name = "LIST", value_parser = flags::thread_list)]
     threads: Option<List>,
@@ -53,6 +59,12 @@ pub(crate) struct Bench {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What else can be measured.
+#[derive(clap::Subcommand)]
+enum What {
+    Gate(gate::Gate),
 }
 
 /// Clap reads a `Vec` as an option that may stand several times; behind a name of its own it is one value.
@@ -79,8 +91,11 @@ struct Limits {
 }
 
 impl Bench {
-    pub(crate) fn run(self) -> Result<()> {
-        let file = open::model(&self.file)?;
+    pub(crate) fn run(mut self) -> Result<()> {
+        if let Some(What::Gate(gate)) = self.what.take() {
+            return gate.run();
+        }
+        let file = open::model(self.file.as_deref().unwrap_or_default())?;
         if self.cases().next().is_none() {
             let why = "--prefill 0 --decode 0 leaves nothing to measure: leave one of them out";
             return Err(BadUsage(why.into()).into());
