@@ -13,6 +13,7 @@ pub mod language;
 pub mod message;
 pub mod policy;
 pub mod scripted;
+pub mod text;
 pub mod tool;
 
 pub use complete::{
@@ -28,4 +29,5 @@ pub use label::{Integrity, Label, Readers, Sources};
 pub use language::{End, Language, Piece, Writer, Written};
 pub use message::{Call, Message, Part, Role};
 pub use policy::{AllowAll, Direction, Policy, Verdict};
+pub use text::{is_hidden, printable};
 pub use tool::{Cancel, Effect, FileRef, Invocation, Listed, ParamRole, Tool, ToolResult, ToolSpec};

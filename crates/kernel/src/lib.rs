@@ -7,13 +7,17 @@
 //! Everything that touches the world stands in `runtime/`.
 
 pub mod billing;
+pub mod card;
 pub mod context;
 pub mod core;
 pub mod gate;
 mod job;
 pub mod journal;
 pub mod life;
+pub mod plan;
 pub mod process;
+pub mod provenance;
+pub mod quarantine;
 pub mod runtime;
 
 pub mod scheduler;
@@ -22,9 +26,10 @@ mod simulation;
 mod summary;
 pub mod syscall;
 
+pub use card::Card;
 pub use billing::{Billing, Payer};
 pub use core::{Action, Core, Event};
-pub use life::{Entry, Life, Next, Program};
+pub use life::{Bounds, Entry, Life, Next, Program};
 pub use process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent, State};
 
 pub use runtime::replay::Replay;

@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use yushan_abi::{Label, Listed, ParamRole, Role, Sources, ToolSpec, is_hidden};
+use yushan_abi::{Label, Listed, ParamRole, Sources, ToolSpec, is_hidden};
 
-use crate::life::Life;
+use crate::life::{Life, is_of_user};
 
 /// Pieces that a text may be put together of, words of such a text, and the fewest words that a piece has on average,
 /// in halves.
@@ -34,7 +34,7 @@ const LEAVES: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
-    /// By somebody who is trusted: the user wrote it, or it was settled before anything untrusted was read.
+    /// By somebody who is trusted: the user wrote it, or a model that had read nothing of others.
     Named,
     /// From a closed list, or of a form that can say little. Which one may be an attacker's choice.
     Listed,
@@ -48,8 +48,6 @@ pub enum Choice {
 pub enum From {
     /// The user wrote it.
     User,
-    /// It stands in the plan.
-    Plan,
     /// The user has allowed a call with it.
     Allowed,
     /// A list of this kind.
@@ -87,31 +85,38 @@ pub struct Leaf {
     pub url: Option<(String, bool)>,
 }
 
+impl Leaf {
+    /// The parameter that it is a part of.
+    pub fn parameter(&self) -> &str {
+        self.path.split(['[', '.']).next().unwrap_or_default()
+    }
+}
+
 /// What a life knows, made ready for looking values up.
 pub(crate) struct View<'a> {
     life: &'a Life,
     /// All that the user wrote, in small letters.
     user: String,
-    /// Whether nothing untrusted was read.
-    trusted: bool,
-    /// Of what the model writes.
+    /// How what the model writes was chosen at worst: by a trusted model, by one that got a few bits of what others
+    /// wrote out of quarantine, or by one that may be an attacker's.
+    worst: Choice,
+    /// Of what the model writes: of all that was read.
     label: Label,
 }
 
 impl<'a> View<'a> {
     pub(crate) fn new(life: &'a Life) -> View<'a> {
-        let asked = |name: &Option<String>| matches!(name.as_deref(), Some("ask" | "receive"));
-        let words = life.messages.iter().filter(|message| match message.role {
-            Role::User => true,
-            Role::Tool => asked(&message.name),
-            _ => false,
+        let parts = life.messages.iter().flat_map(|message| {
+            message.parts.iter().filter(move |part| is_of_user(message, part))
         });
-        let user = Label::of(Sources::USER).integrity();
-        let parts = words.flat_map(|message| &message.parts);
-        let parts = parts.filter(|part| part.label.integrity() <= user);
         let user = parts.fold(String::new(), |all, part| all + &part.text.to_lowercase() + "\n");
-        let label = life.label.join(&Label::of(Sources::MODEL));
-        View { life, user, trusted: life.label.is_trusted(), label }
+        let worst = match (life.label.is_trusted(), life.label.capacity) {
+            (true, 0) => Choice::Named,
+            (true, _) => Choice::Listed,
+            (false, _) => Choice::Free,
+        };
+        let label = life.data.join(&Label::of(Sources::MODEL));
+        View { life, user, worst, label }
     }
 
     /// All leaves of a call's arguments; handles stand for their texts.
@@ -119,7 +124,6 @@ impl<'a> View<'a> {
         let mut leaves = Vec::new();
         for (name, value) in arguments.as_object().into_iter().flatten() {
             let of = Parameter {
-                name,
                 role: spec.role(name),
                 kind: spec.kind(name),
                 schema: &spec.schema["properties"][name],
@@ -147,24 +151,26 @@ impl<'a> View<'a> {
     }
 
     fn leaf(&self, of: &Parameter<'_>, path: String, value: &Value) -> Leaf {
-        let text = as_text(value);
-        let (choice, from, label, bits) = self.choice(of, &text, value);
+        let held = self.life.handle(value);
+        let text = held.map_or_else(|| as_text(value), |(_, held)| Cow::Borrowed(&held.text));
+        let (choice, from, label, bits) = match held {
+            // Whoever chose the handle is trusted, what stands behind it is not.
+            Some((id, held)) => (Choice::Free, From::Handle(id), held.label.clone(), 0),
+            None => self.choice(of, &text, value),
+        };
+        let bits = if self.worst == Choice::Free { bits } else { 0 };
         let url = web_address(&text).filter(|_| of.role == ParamRole::Destination);
-        let free = choice == Choice::Free && !(self.trusted && !matches!(from, From::Handle(_)));
-        let strange = free && self.has_strange_address(&text);
+        let strange = choice == Choice::Free && self.has_strange_address(&text);
         let text = text.into_owned();
         Leaf { path, role: of.role, text, choice, from, label, bits, strange, url }
     }
 
     fn choice(&self, of: &Parameter<'_>, text: &str, value: &Value) -> (Choice, From, Label, u32) {
         let public = || Label::of(Sources::USER);
-        if let Some((id, held)) = self.life.handle(value) {
-            // Whoever chose the handle is trusted, what stands behind it is not.
-            return (Choice::Free, From::Handle(id), held.label.clone(), 0);
-        }
         let small = text.to_lowercase();
+        let worst = self.worst.min(Choice::Listed);
         if self.wrote(&small) {
-            return (Choice::Named, From::User, public(), self.bits(PIECE_BITS));
+            return (Choice::Named, From::User, public(), PIECE_BITS);
         }
         let allowed = of.kind.map(|kind| (kind.to_string(), text.to_string()));
         let allowed = allowed.is_some_and(|one| self.life.allowed.contains(&one));
@@ -173,34 +179,21 @@ impl<'a> View<'a> {
             // What this process made itself is not what the user meant by the name.
             let meant = by_name && !listed.label.sources.contains(Sources::MODEL);
             let label = if meant { public() } else { listed.label.clone() };
-            let named = self.trusted || allowed || by_name && !listed.by_name;
-            let choice = if named { Choice::Named } else { Choice::Listed };
-            return (choice, From::List(listed.kind.clone()), label, self.bits(PIECE_BITS));
+            let named = allowed || by_name && !listed.by_name;
+            let choice = if named { Choice::Named } else { worst };
+            return (choice, From::List(listed.kind.clone()), label, PIECE_BITS);
         }
         if allowed {
-            return (Choice::Named, From::Allowed, self.label.clone(), self.bits(PIECE_BITS));
+            return (Choice::Named, From::Allowed, self.label.clone(), PIECE_BITS);
         }
-        if self.life.plan.as_ref().is_some_and(|plan| plan.has(of.name, value)) {
-            // It was settled before anything was read, but by a model that had read what is private.
-            return (Choice::Named, From::Plan, self.life.planned_label.clone(), 0);
-        }
-        let worst = if self.trusted { Choice::Named } else { Choice::Listed };
         if let Some(bits) = of.few(text, value) {
-            return (worst, From::Type, public(), self.bits(bits));
+            return (worst, From::Type, public(), bits);
         }
         if let Some((pieces, label)) = self.pieces(text, &small) {
             let bits = PIECE_BITS.saturating_mul(pieces as u32);
-            return (worst, From::Pieces(pieces), label, self.bits(bits));
+            return (worst, From::Pieces(pieces), label, bits);
         }
-        let choice = if self.trusted { Choice::Named } else { Choice::Free };
-        (choice, From::Context, self.label.clone(), 0)
-    }
-
-    /// Choices of a process that has read nothing untrusted tell nothing of an attacker's, but may tell of what is
-    /// private.
-    fn bits(&self, bits: u32) -> u32 {
-        let tells = !self.trusted || self.life.label.readers != yushan_abi::Readers::Public;
-        if tells && !self.trusted { bits } else { 0 }
+        (self.worst, From::Context, self.label.clone(), 0)
     }
 
     /// Whether the user wrote this, in words of its own; numbers are compared as numbers.
@@ -276,7 +269,6 @@ impl<'a> View<'a> {
 
 /// A parameter of a tool.
 struct Parameter<'a> {
-    name: &'a str,
     role: ParamRole,
     kind: Option<&'a str>,
     schema: &'a Value,

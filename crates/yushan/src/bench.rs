@@ -95,7 +95,7 @@ impl Bench {
         if let Some(What::Gate(gate)) = self.what.take() {
             return gate.run();
         }
-        let file = open::model(self.file.as_deref().unwrap_or_default())?;
+        let file = open::model(self.file())?;
         if self.cases().next().is_none() {
             let why = "--prefill 0 --decode 0 leaves nothing to measure: leave one of them out";
             return Err(BadUsage(why.into()).into());
@@ -138,6 +138,10 @@ impl Bench {
             self.table(&engine, &limits, &rows)
         };
         Ok(std::io::stdout().write_all(text.as_bytes())?)
+    }
+
+    fn file(&self) -> &str {
+        self.file.as_deref().unwrap_or_default()
     }
 
     /// The tests: 0 stands for prefill, others for that many sequences that decode.
@@ -247,7 +251,7 @@ impl Bench {
             })
             .collect();
         json!({
-            "model": self.file,
+            "model": self.file(),
             "isa": Isa::best().name(),
             "read_bandwidth": by_threads(|limits| limits.bytes),
             "peak": peak,
@@ -257,7 +261,7 @@ impl Bench {
 
     fn table(&self, engine: &Engine, limits: &[Limits], rows: &[Row]) -> String {
         let arithmetic = arithmetic(engine);
-        let mut out = format!("{}, {}\n\n", self.file, Isa::best().name());
+        let mut out = format!("{}, {}\n\n", self.file(), Isa::best().name());
         for limit in limits {
             let (bytes, operations) = (limit.bytes / 1e9, limit.operations / 1e9);
             let _ = writeln!(

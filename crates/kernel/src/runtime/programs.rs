@@ -26,6 +26,7 @@ use crate::gate::Decision;
 use crate::job::{Fresh, Job, panicked};
 use crate::life::{Entry, Life, Next};
 use crate::process::{Exit, Pid, Spawn};
+use crate::quarantine;
 use crate::syscall::{self, SystemCall, failed, said};
 
 /// Tokens of a turn that the journal takes together.
@@ -194,11 +195,11 @@ impl Runtime {
             return self.answer(pid, failed(format!("the tool {:?} is not here now", call.name)));
         };
         let Some(life) = self.life(pid) else { return };
-        let (decision, arguments) = match syscall::judge(life, tool.spec(), call) {
+        let judged = match syscall::judge(life, tool.spec(), call, super::clock()) {
             Ok(judged) => judged,
             Err(why) => return self.answer(pid, failed(why)),
         };
-        match decision {
+        match judged.decision {
             Decision::Deny(_) => return self.answer(pid, failed("denied")),
             Decision::Ask(_) => return self.tell(Event::Ask(pid)),
             Decision::Allow => {}
@@ -212,16 +213,16 @@ impl Runtime {
             );
         }
         let (key, clerk, space) = (life.key(), self.clerk.clone(), life.space());
-        let (owner, label) = (life.program.request.tenant.clone(), life.label.clone());
+        let owner = life.program.request.tenant.clone();
         let Some(job) = self.jobs.get(&pid) else { return };
         let cancel = job.cancel.clone();
         self.work(pid, move || {
             let invocation = Invocation {
-                arguments: &arguments,
+                arguments: &judged.arguments,
                 key: &key,
                 space: &space,
                 owner: &owner,
-                label: &label,
+                label: &judged.label,
                 cancel,
             };
             let intended = Entry::Intended { key: key.clone() };
@@ -280,6 +281,16 @@ impl Runtime {
             SystemCall::Receive {} => self.tell(Event::Receive(pid)),
             SystemCall::Remember { text } => self.remember(pid, text),
             SystemCall::Recall { query, limit } => self.recall(pid, query, limit),
+            SystemCall::Plan { .. } => {
+                let may = life.may_plan();
+                self.answer(pid, may.map_or_else(failed, |()| said("the plan stands")));
+            }
+            SystemCall::Extract { value, question, answer } => {
+                match quarantine::reader(life, value, &question, answer) {
+                    Ok(program) => self.begin_child(pid, program, None, None),
+                    Err(why) => self.answer(pid, failed(why)),
+                }
+            }
             SystemCall::Ask { .. } if life.program.attended => self.tell(Event::Ask(pid)),
             SystemCall::Ask { .. } => self.answer(pid, failed("nobody is there to be asked")),
             SystemCall::Exit { text } => {
@@ -388,9 +399,10 @@ impl Runtime {
 
     /// Keeps what a child said last for a parent that waits for it later.
     pub(super) fn remember_outcome(&mut self, life: &Life) {
-        let result = match &life.exit {
-            Some(Exit::Done) | None => ToolResult::new(life.text.clone(), life.label.clone()),
-            Some(exit) => {
+        let result = match (&life.exit, &life.program.extraction) {
+            (Some(Exit::Done) | None, Some(extraction)) => extraction.result(&life.text),
+            (Some(Exit::Done) | None, None) => ToolResult::new(life.text.clone(), life.label.clone()),
+            (Some(exit), _) => {
                 let why = match exit {
                     Exit::Budget(budget) => format!("its budget of {budget} was used up"),
                     Exit::Quota(granted) => format!("it may use no more: {granted}"),

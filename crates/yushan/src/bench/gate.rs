@@ -86,7 +86,11 @@ fn usual(suite: &Suite, policy: Policy, figures: &mut Figures) -> Result<()> {
                     eprintln!("{} {} {} {} {decision:?}", suite.name, task.id, step.tool, step.arguments);
                 }
             }
-            session.made(step, step.output.as_deref().unwrap_or_default())?;
+            let output = step.output.as_deref().unwrap_or_default();
+            match decision {
+                Decision::Allow => session.made(step, output)?,
+                _ => session.confirmed(step, output)?,
+            }
         }
         figures.tasks += 1;
         figures.automatic += usize::from(asked == 0);

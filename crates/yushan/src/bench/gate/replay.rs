@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use serde_json::Value;
+use serde_json::{Value, json};
 use yushan_abi::{
     Call, Counts, Effect, Finish, Label, Message, Part, Prompt, Request, Role, Sources, ToolResult,
 };
@@ -48,6 +48,8 @@ pub(super) struct Session<'a> {
     pub(super) life: Life,
     /// Tools of the plan.
     plan: BTreeSet<String>,
+    /// Whether the user is asked and says yes.
+    confirm: bool,
 }
 
 impl<'a> Session<'a> {
@@ -62,10 +64,20 @@ impl<'a> Session<'a> {
         let able = |tool: &Manifest| (tool.spec.name.clone(), tool.capability.clone());
         program.capabilities = suite.tools.iter().map(able).collect();
         program.attended = true;
+        program.request.tools = suite.tools.iter().map(|tool| tool.spec.clone()).collect();
         let looks = |step: &&Step| suite.tool(&step.tool).is_ok_and(Manifest::looks);
         let planned = task.steps.iter().filter(|step| task.plannable || looks(step));
-        let plan = planned.map(|step| step.tool.clone()).collect();
-        Session { suite, life: Life::new(Pid(1), program), plan }
+        let plan: Vec<String> = planned.map(|step| step.tool.clone()).collect();
+        let life = Life::new(Pid(1), program);
+        let mut session = Session { suite, life, plan: plan.iter().cloned().collect(), confirm: false };
+        if !task.plannable {
+            return session;
+        }
+        let steps: Vec<Value> = plan.iter().map(|tool| json!({ "tool": tool })).collect();
+        let arguments = json!({ "steps": steps });
+        let plan = Step { tool: "plan".into(), arguments, output: None };
+        session.answered(&plan, syscall::said("the plan stands"));
+        session
     }
 
     /// What a policy says to a call.
@@ -81,7 +93,8 @@ impl<'a> Session<'a> {
             Policy::SessionTaint => ask,
             Policy::Gate => {
                 let call = call(step);
-                syscall::judge(&self.life, spec, &call).map_err(|why| anyhow!(why))?.0
+                let judged = syscall::judge(&self.life, spec, &call, 0);
+                judged.map_err(|why| anyhow!(why))?.decision
             }
         })
     }
@@ -91,7 +104,7 @@ impl<'a> Session<'a> {
         let spec = &self.suite.tool(&step.tool)?.spec;
         let call = call(step);
         let begun = Instant::now();
-        let judged = std::hint::black_box(syscall::judge(&self.life, spec, &call));
+        let judged = std::hint::black_box(syscall::judge(&self.life, spec, &call, 0));
         let time = begun.elapsed().as_nanos() as u64;
         judged.map(|_| time).map_err(|why| anyhow!(why))
     }
@@ -104,8 +117,8 @@ impl<'a> Session<'a> {
             None => ToolResult::new(output, Label::of(Sources::OWN_DATA)),
         };
         if tool.spec.effect != Effect::Read && !tool.looks() {
-            // What is made of the arguments is no better than they are.
-            let label = self.life.label.clone();
+            // What is made of the arguments is no better than they are: of all that was read.
+            let label = self.life.data.join(&Label::of(self.life.label.sources));
             result.parts.iter_mut().for_each(|part| part.label = part.label.join(&label));
             result.listed.iter_mut().for_each(|one| one.label = one.label.join(&label));
         }
@@ -117,7 +130,18 @@ impl<'a> Session<'a> {
         let (calls, finish) = (vec![call(step)], Finish::Calls);
         let said = Entry::Said { text: String::new(), calls, finish, counts: Counts::default() };
         self.life.apply(said);
+        if self.confirm {
+            self.life.apply(Entry::Confirmed(true));
+        }
         self.life.apply(Entry::Answered { result, received: false });
+    }
+
+    /// The user was asked and said yes, then it was made.
+    pub(super) fn confirmed(&mut self, step: &Step, output: &str) -> Result<()> {
+        self.confirm = true;
+        let made = self.made(step, output);
+        self.confirm = false;
+        made
     }
 
     /// All that the task reads, with the attack wherever an attacker can write; gives whether it was read there.

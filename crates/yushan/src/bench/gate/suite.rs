@@ -212,7 +212,8 @@ fn manifest(
         Some(shape) => Some(shapes.get(shape).cloned().with_context(|| format!("shape {shape}"))?),
         None => None,
     };
-    let capability = Capability { receivers, ..Capability::default() };
+    let named = matches!(declared.to, To::Named);
+    let capability = Capability { receivers, named, ..Capability::default() };
     let (name, description, effect) = (tool.name, tool.description, declared.effect);
     Ok(Manifest { spec: ToolSpec { name, description, schema, effect, roles }, capability, shape })
 }
