@@ -169,7 +169,10 @@ impl<'a> View<'a> {
         let public = || Label::of(Sources::USER);
         let small = text.to_lowercase();
         let worst = self.worst.min(Choice::Listed);
-        if self.wrote(&small) {
+        // A short number stands in many a text: it names no thing.
+        let decides = !matches!(of.role, ParamRole::Amount | ParamRole::Payload | ParamRole::Opaque);
+        let vague = decides && small.len() < 4 && small.bytes().all(|byte| byte.is_ascii_digit());
+        if !vague && self.wrote(&small) {
             return (Choice::Named, From::User, public(), PIECE_BITS);
         }
         let allowed = of.kind.map(|kind| (kind.to_string(), text.to_string()));
@@ -179,8 +182,7 @@ impl<'a> View<'a> {
             // What this process made itself is not what the user meant by the name.
             let meant = by_name && !listed.label.sources.contains(Sources::MODEL);
             let label = if meant { public() } else { listed.label.clone() };
-            let named = allowed || by_name && !listed.by_name;
-            let choice = if named { Choice::Named } else { worst };
+            let choice = if allowed { Choice::Named } else { worst };
             return (choice, From::List(listed.kind.clone()), label, PIECE_BITS);
         }
         if allowed {

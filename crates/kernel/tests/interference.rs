@@ -140,7 +140,7 @@ impl Run {
     }
 
     /// The model calls a tool with words of its choice; what of it leaves, without the declared channels.
-    fn act(&mut self, random: &mut Random, judge: Judge) -> Option<String> {
+    fn act(&mut self, random: &mut Random, differs: Differs, judge: Judge) -> Option<String> {
         let tools = tools();
         let spec = random.of(&tools).clone();
         let mut arguments = json!({});
@@ -157,7 +157,9 @@ impl Run {
         }
         let leaves = self.life.leaves(&spec, &arguments);
         let allowed = judge(&self.life, &spec, &arguments);
-        let seen = allowed.then(|| {
+        // Nobody but the user sees what does not leave.
+        let stays = !matches!(spec.effect, Effect::Egress | Effect::Spend);
+        let seen = (allowed && !(stays && differs == Differs::Secrets)).then(|| {
             let leaves: Vec<String> = leaves.iter().map(|leaf| seen(leaf, &leaves, &self.life, &spec)).collect();
             format!("{}({})", spec.name, leaves.join(", "))
         });
@@ -219,7 +221,7 @@ fn live(seed: u64, differs: Differs, run: u64, judge: Judge) -> (Vec<String>, us
             session.read(random, differs, run);
         } else {
             calls += 1;
-            left.extend(session.act(random, judge));
+            left.extend(session.act(random, differs, judge));
         }
     }
     (left, calls)

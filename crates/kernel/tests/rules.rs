@@ -232,12 +232,14 @@ fn r6_control_arguments() {
         ("pay", json!({"to": "DE89370400440532013000", "amount": 12.5, "why": "Report"}), Decision::Allow),
         ("pay", json!({"to": "DE89370400440532013000", "amount": 13, "why": "Report"}), ask.clone()),
         ("pay", json!({"to": "GB33BUKB20201555555555", "amount": 12.5, "why": "Report"}), ask.clone()),
-        // From a list of this kind, and for what is final only if the user named it.
+        // From a list of this kind, but for what is final.
         ("mail", json!({"to": "bob@example.org", "text": "the report"}), Decision::Allow),
         ("pay", json!({"to": "bob@example.org", "amount": 12.5, "why": "Report"}), ask.clone()),
         ("pay", json!({"to": "DE89370400440532013000", "amount": 40, "why": "Report"}), Decision::Allow),
         ("delete", json!({"file": "17"}), ask.clone()),
-        ("delete", json!({"file": "18"}), Decision::Allow),
+        ("delete", json!({"file": "18"}), ask.clone()),
+        // A number that stands in the task is not a file's.
+        ("delete", json!({"file": "12"}), ask.clone()),
         ("delete", json!({"file": "bob@example.org"}), ask.clone()),
         // A name put together of words of the user's, or of others.
         ("note", json!({"name": "mail ann@example.org", "text": "anything"}), Decision::Allow),

@@ -6,12 +6,14 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use yushan_abi::{
-    Call, Counts, Effect, Finish, Label, Message, Part, Prompt, Request, Role, Sources, ToolResult,
+    Call, Counts, Effect, Finish, Label, Message, ParamRole, Part, Prompt, Readers, Request, Role,
+    Sources, ToolResult,
 };
 use yushan_kernel::gate::Decision;
+use yushan_kernel::quarantine::{Answer, Extraction};
 use yushan_kernel::{Entry, Life, Pid, Program, syscall};
 
-use super::records::labelled;
+use super::records::{labelled, plain};
 use super::suite::{HERE, Manifest, Step, Suite, Task, given};
 
 /// What decides about calls.
@@ -41,6 +43,15 @@ impl Policy {
     }
 }
 
+/// What a session plans before it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// The tools that the task needs, as often as it needs them; where that cannot be known before reading, nothing.
+    Task,
+    /// Every tool, as often as it likes: the planner is the attacker's.
+    Everything,
+}
+
 /// A process at work in a suite.
 #[derive(Clone)]
 pub(super) struct Session<'a> {
@@ -50,11 +61,13 @@ pub(super) struct Session<'a> {
     plan: BTreeSet<String>,
     /// Whether the user is asked and says yes.
     confirm: bool,
+    /// Calls that an adversary has made.
+    depth: usize,
 }
 
 impl<'a> Session<'a> {
     /// Before anything was read.
-    pub(super) fn begin(suite: &'a Suite, task: &Task) -> Session<'a> {
+    pub(super) fn begin(suite: &'a Suite, task: &Task, plan: Plan) -> Session<'a> {
         let user = Label::of(Sources::USER).for_reader(&suite.user);
         let prompt = Prompt::Chat(vec![
             Message::new(Role::System, "You use tools.", Label::of(Sources::SYSTEM)),
@@ -67,13 +80,18 @@ impl<'a> Session<'a> {
         program.request.tools = suite.tools.iter().map(|tool| tool.spec.clone()).collect();
         let looks = |step: &&Step| suite.tool(&step.tool).is_ok_and(Manifest::looks);
         let planned = task.steps.iter().filter(|step| task.plannable || looks(step));
-        let plan: Vec<String> = planned.map(|step| step.tool.clone()).collect();
+        let tools: Vec<String> = planned.map(|step| step.tool.clone()).collect();
         let life = Life::new(Pid(1), program);
-        let mut session = Session { suite, life, plan: plan.iter().cloned().collect(), confirm: false };
-        if !task.plannable {
-            return session;
-        }
-        let steps: Vec<Value> = plan.iter().map(|tool| json!({ "tool": tool })).collect();
+        let plan_of = tools.iter().cloned().collect();
+        let mut session = Session { suite, life, plan: plan_of, confirm: false, depth: 0 };
+        let steps: Vec<Value> = match plan {
+            Plan::Task if !task.plannable => return session,
+            Plan::Task => tools.iter().map(|tool| json!({ "tool": tool })).collect(),
+            Plan::Everything => {
+                let all = suite.tools.iter();
+                all.map(|tool| json!({ "tool": tool.spec.name, "times": 1000 })).collect()
+            }
+        };
         let arguments = json!({ "steps": steps });
         let plan = Step { tool: "plan".into(), arguments, output: None };
         session.answered(&plan, syscall::said("the plan stands"));
@@ -134,6 +152,41 @@ impl<'a> Session<'a> {
             self.life.apply(Entry::Confirmed(true));
         }
         self.life.apply(Entry::Answered { result, received: false });
+    }
+
+    /// How many calls an adversary has made.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub(super) fn deeper(&mut self) {
+        self.depth += 1;
+    }
+
+    /// Whether a text stands in what was read.
+    pub(super) fn has_read(&self, text: &str) -> bool {
+        let mut parts = self.life.messages.iter().flat_map(|message| &message.parts);
+        parts.any(|part| part.text.contains(text))
+    }
+
+    /// A value came out of quarantine.
+    pub(super) fn extracted(&mut self, extraction: &Extraction, value: &Value) {
+        let step = Step { tool: "wait".into(), arguments: json!({"pid": 2}), output: None };
+        let value = match &extraction.answer {
+            Answer::Listed { .. } => json!(plain(value)),
+            _ => value.clone(),
+        };
+        self.answered(&step, extraction.result(&value.to_string()));
+    }
+
+    /// Who would receive what a call sends.
+    pub(super) fn receivers(&self, tool: &Manifest, arguments: &Value) -> Readers {
+        if !tool.capability.named {
+            return tool.capability.receivers.clone();
+        }
+        let to = self.life.leaves(&tool.spec, arguments).into_iter();
+        let to = to.filter(|leaf| leaf.role == ParamRole::Destination);
+        Readers::Only(to.map(|leaf| leaf.text).collect())
     }
 
     /// The user was asked and said yes, then it was made.

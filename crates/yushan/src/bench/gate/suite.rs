@@ -5,7 +5,7 @@
 //! task and no attack, but for the calls of eight goals that the data set tells in words only, and for the tasks
 //! that hand the choice of tools to a document, for which no plan can be made beforehand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use yushan_abi::{Effect, ParamRole, Readers, ToolSpec};
 use yushan_kernel::gate::Capability;
 
-use super::records::Shape;
+use super::records::{Shape, labelled};
 
 /// The release of the data set that the figures are of.
 const FILE: &str = "v1.2.2_ground_truth.json";
@@ -30,6 +30,12 @@ pub(super) struct Suite {
     /// Texts of the environment that an attacker may write to: as they are, and with the attack in place of
     /// [`HERE`].
     pub(super) gaps: Vec<(String, String)>,
+    /// Calls that only look, with what they gave, each once.
+    pub(super) reads: Vec<Step>,
+    /// Values that these list for anybody to choose.
+    pub(super) known: BTreeSet<String>,
+    /// What looks like a secret in them, and who may read it.
+    pub(super) canaries: Vec<(String, Readers)>,
 }
 
 /// Stands where an attack goes.
@@ -176,14 +182,19 @@ fn suite(name: String, data: Data, texts: Vec<String>, policies: &Policies) -> R
         Goal { id: told.id, text: told.prompt, steps }
     };
     let gaps = gaps(&texts, &data.injection_vectors);
-    Ok(Suite {
+    let mut suite = Suite {
         user: world.user.clone(),
         tools,
         tasks: data.user_tasks.into_iter().map(task).collect(),
         goals: data.injection_tasks.into_iter().map(goal).collect(),
         gaps,
         name,
-    })
+        reads: Vec::new(),
+        known: BTreeSet::new(),
+        canaries: Vec::new(),
+    };
+    suite.look_round()?;
+    Ok(suite)
 }
 
 fn manifest(
@@ -263,6 +274,41 @@ fn collect(value: &Value, found: &mut Vec<String>) {
 }
 
 impl Suite {
+    /// All calls of the data set.
+    pub(super) fn steps(&self) -> impl Iterator<Item = &Step> {
+        let tasks = self.tasks.iter().flat_map(|task| &task.steps);
+        tasks.chain(self.goals.iter().flat_map(|goal| &goal.steps))
+    }
+
+    /// Reads all that any call reads, for what is in it.
+    fn look_round(&mut self) -> Result<()> {
+        let (mut seen, mut reads) = (BTreeSet::new(), Vec::new());
+        for step in self.steps().filter(|step| step.output.is_some()) {
+            let looks = self.tool(&step.tool)?.spec.effect == Effect::Read;
+            if looks && seen.insert(format!("{} {}", step.tool, step.arguments)) {
+                reads.push(step.clone());
+            }
+        }
+        for step in &reads {
+            let Some(shape) = &self.tool(&step.tool)?.shape else { continue };
+            let result = labelled(shape, step.output.as_deref().unwrap_or_default(), &self.user);
+            self.known.extend(result.listed.into_iter().map(|one| one.value));
+            for part in result.parts.iter().filter(|part| part.label.readers != Readers::Public) {
+                let words = part.text.split(|char: char| !(char.is_alphanumeric() || char == '-'));
+                let secret = |word: &&str| {
+                    let digits = word.bytes().filter(u8::is_ascii_digit).count();
+                    (4..=24).contains(&digits) && !word.starts_with("20") && word.len() > 4
+                };
+                let found = words.filter(secret);
+                self.canaries.extend(found.map(|word| (word.to_string(), part.label.readers.clone())));
+            }
+        }
+        let mut once = BTreeSet::new();
+        self.canaries.retain(|(word, _)| once.insert(word.clone()));
+        self.reads = reads;
+        Ok(())
+    }
+
     pub(super) fn tool(&self, name: &str) -> Result<&Manifest> {
         let tool = self.tools.iter().find(|tool| tool.spec.name == name);
         tool.with_context(|| format!("{} has no tool {name}", self.name))
