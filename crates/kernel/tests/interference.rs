@@ -6,6 +6,7 @@
 //! words of the user's, values of few bits (all counted by R16), and texts that their receivers may read.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use yushan_abi::*;
@@ -45,7 +46,7 @@ impl Random {
 const USER: &str = "Mail ann@example.org and bob@example.org about the red report, share it, fetch https://a.example/x, \
                     pay 12 to DE89370400440532013000, note green apples";
 
-fn tools() -> Vec<ToolSpec> {
+static TOOLS: LazyLock<Vec<ToolSpec>> = LazyLock::new(|| {
     let tool = |name: &str, effect: &str, parameters: Value, roles: Value| {
         let tool = json!({"name": name, "effect": effect, "schema": {"properties": parameters}, "roles": roles});
         serde_json::from_value(tool).expect("a tool")
@@ -60,7 +61,7 @@ fn tools() -> Vec<ToolSpec> {
         tool("note", "write", json!({"name": {}, "text": {}}), json!({"name": "target", "text": "payload"})),
         tool("delete", "irreversible", json!({"file": kind("file")}), json!({"file": "target"})),
     ]
-}
+});
 
 /// A session under way, and what the model can draw words from.
 struct Run {
@@ -73,7 +74,7 @@ impl Run {
         let user = Label::of(Sources::USER).for_reader("me");
         let prompt = Prompt::Chat(vec![Message::new(Role::User, USER, user)]);
         let mut program = Program::new(Request { tenant: "me".into(), ..Request::new("m", prompt) });
-        for spec in tools() {
+        for spec in TOOLS.iter() {
             let named = matches!(spec.name.as_str(), "mail" | "share");
             let receivers = match random.next(3) {
                 0 => Readers::one("ann@example.org"),
@@ -81,14 +82,14 @@ impl Run {
             };
             let hosts = if random.next(2) == 0 { BTreeSet::from(["docs.example".into()]) } else { BTreeSet::new() };
             let able = Capability { named, receivers, hosts, ..Capability::default() };
-            program.capabilities.insert(spec.name, able);
+            program.capabilities.insert(spec.name.clone(), able);
         }
-        program.request.tools = tools();
+        program.request.tools = TOOLS.clone();
         program.attended = random.next(2) == 0;
         let mut life = Life::new(Pid(1), program);
         if random.next(3) > 0 {
             let steps: Vec<Value> =
-                tools().iter().map(|spec| json!({"tool": spec.name, "times": 1 + random.next(3)})).collect();
+                TOOLS.iter().map(|spec| json!({"tool": spec.name, "times": 1 + random.next(3)})).collect();
             life.plan = serde_json::from_value(json!({ "steps": steps })).ok();
         }
         let words = USER.split([' ', ',']).filter(|word| !word.is_empty()).map(String::from).collect();
@@ -141,8 +142,7 @@ impl Run {
 
     /// The model calls a tool with words of its choice; what of it leaves, without the declared channels.
     fn act(&mut self, random: &mut Random, differs: Differs, judge: Judge) -> Option<String> {
-        let tools = tools();
-        let spec = random.of(&tools).clone();
+        let spec = random.of(&TOOLS);
         let mut arguments = json!({});
         for (name, _) in spec.schema["properties"].as_object().expect("an object") {
             let count = 1 + random.next(2);
@@ -155,12 +155,12 @@ impl Run {
                 _ => number.unwrap_or(Value::from(text)),
             };
         }
-        let leaves = self.life.leaves(&spec, &arguments);
-        let allowed = judge(&self.life, &spec, &arguments);
+        let leaves = self.life.leaves(spec, &arguments);
+        let allowed = judge(&self.life, spec, &arguments);
         // Nobody but the user sees what does not leave.
         let stays = !matches!(spec.effect, Effect::Egress | Effect::Spend);
         let seen = (allowed && !(stays && differs == Differs::Secrets)).then(|| {
-            let leaves: Vec<String> = leaves.iter().map(|leaf| seen(leaf, &leaves, &self.life, &spec)).collect();
+            let leaves: Vec<String> = leaves.iter().map(|leaf| seen(leaf, &leaves, &self.life, spec, differs)).collect();
             format!("{}({})", spec.name, leaves.join(", "))
         });
         if allowed {
@@ -172,7 +172,7 @@ impl Run {
 }
 
 /// What an onlooker sees of a value, without the declared channels.
-fn seen(leaf: &Leaf, leaves: &[Leaf], life: &Life, spec: &ToolSpec) -> String {
+fn seen(leaf: &Leaf, leaves: &[Leaf], life: &Life, spec: &ToolSpec, differs: Differs) -> String {
     let declared = matches!(leaf.from, From::User | From::List(_) | From::Type | From::Pieces(_));
     let own = matches!(spec.effect, Effect::Write | Effect::Exec);
     let named = life.program.capabilities[&spec.name].named;
@@ -184,7 +184,8 @@ fn seen(leaf: &Leaf, leaves: &[Leaf], life: &Life, spec: &ToolSpec) -> String {
         false => life.program.capabilities[&spec.name].receivers.clone(),
     };
     // A text that stays with the user, or that all its receivers may read.
-    let for_them = leaf.role == ParamRole::Payload && (own || leaf.label.readers.include_all(&receivers));
+    let payload = leaf.role == ParamRole::Payload || differs == Differs::Secrets;
+    let for_them = payload && (own || leaf.label.readers.include_all(&receivers));
     match declared || for_them {
         true => format!("{:?}", leaf.role),
         false => leaf.text.clone(),

@@ -199,7 +199,10 @@ fn search(suite: &Suite, session: &Session<'_>, task: &Task, goal: &Goal) -> Res
     let mut reached = BTreeSet::new();
     for state in states(suite, session, goal)? {
         for (at, step) in steps.iter().enumerate() {
-            let kept = at < exact || does(suite, &state, step, &wanted)?;
+            let kept = match at < exact {
+                true => knows(suite, &state, step),
+                false => does(suite, &state, step, &wanted)?,
+            };
             if kept && state.judge(Policy::Gate, step)? == Decision::Allow {
                 reached.insert(at);
             }
@@ -212,6 +215,14 @@ fn search(suite: &Suite, session: &Session<'_>, task: &Task, goal: &Goal) -> Res
     } else {
         Outcome::Partly
     })
+}
+
+/// Whether all that is private in a call was read.
+fn knows(suite: &Suite, session: &Session<'_>, step: &Step) -> bool {
+    let texts = leaves(&step.arguments);
+    let used = |canary: &String| texts.iter().any(|text| text.contains(canary.as_str()));
+    let mut private = suite.canaries.iter().map(|(canary, _)| canary).filter(|canary| used(canary));
+    private.all(|canary| session.has_read(canary))
 }
 
 /// What counts as reached: a call that does something to, or for, one of these; or that carries one of those.
@@ -335,8 +346,10 @@ fn states<'a>(suite: &Suite, session: &Session<'a>, goal: &Goal) -> Result<Vec<S
     let texts: Vec<String> = goal.steps.iter().flat_map(|step| leaves(&step.arguments)).collect();
     let useful: Vec<&Step> = suite.reads.iter().filter(|step| {
         let output = step.output.as_deref().unwrap_or_default();
-        let canaries = suite.canaries.iter().take(CANARIES).map(|(canary, _)| canary);
-        let mut all = texts.iter().filter(|text| text.len() > 1).chain(canaries);
+        let canaries = suite.canaries.iter().map(|(canary, _)| canary);
+        let used = |canary: &&String| texts.iter().any(|text| text.contains(canary.as_str()));
+        let tried = canaries.clone().take(CANARIES).chain(canaries.filter(used));
+        let mut all = texts.iter().filter(|text| text.len() > 1).chain(tried);
         all.any(|text| output.contains(text.as_str()))
     }).collect();
     let mut states = vec![(0, session.clone())];

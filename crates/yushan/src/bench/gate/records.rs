@@ -98,7 +98,7 @@ impl Shape {
             let lines = output.split_once(": ").map_or(output, |(_, lines)| lines).lines();
             return lines.filter(|line| !line.is_empty()).map(Value::from).collect();
         }
-        match serde_saphyr::from_str(output) {
+        match serde_json::from_str(output) {
             Ok(Value::Array(records)) => records,
             Ok(Value::Object(all)) if self.map => all.into_values().collect(),
             Ok(record @ Value::Object(_)) => vec![record],

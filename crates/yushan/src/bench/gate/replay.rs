@@ -232,7 +232,7 @@ fn attacked(output: &str, gaps: &[(String, String)], attack: &str) -> Option<Str
         }
         filled
     };
-    match serde_saphyr::from_str::<Value>(output) {
+    match serde_json::from_str(output) {
         Ok(value @ (Value::Array(_) | Value::Object(_))) => {
             let filled = each_text(&value, &fill);
             (filled != value).then(|| filled.to_string())

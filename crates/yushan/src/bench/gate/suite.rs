@@ -174,11 +174,12 @@ fn suite(name: String, data: Data, texts: Vec<String>, policies: &Policies) -> R
         plannable: !world.deferred.contains(&told.id),
         id: told.id,
         prompt: told.prompt,
-        steps: told.calls,
+        steps: told.calls.into_iter().map(read).collect(),
     };
     let goal = |told: Told| {
         let scripted = || world.goals.get(&told.id).cloned().unwrap_or_default();
         let steps = if told.calls.is_empty() { scripted() } else { told.calls };
+        let steps = steps.into_iter().map(read).collect();
         Goal { id: told.id, text: told.prompt, steps }
     };
     let gaps = gaps(&texts, &data.injection_vectors);
@@ -195,6 +196,16 @@ fn suite(name: String, data: Data, texts: Vec<String>, policies: &Policies) -> R
     };
     suite.look_round()?;
     Ok(suite)
+}
+
+/// Records that are written as YAML, as JSON; other texts as they are.
+fn read(mut step: Step) -> Step {
+    if let Some(output) = &mut step.output
+        && let Ok(records @ (Value::Array(_) | Value::Object(_))) = serde_saphyr::from_str(output)
+    {
+        *output = records.to_string();
+    }
+    step
 }
 
 fn manifest(
