@@ -198,7 +198,7 @@ pub fn facts(spec: &ToolSpec, leaves: &[Leaf], process: &Standing<'_>) -> Facts 
         false => capability.receivers.clone(),
     };
     let nobody = matches!(&receivers, Readers::Only(all) if all.is_empty());
-    let sent = sent(leaves);
+    let sent = sent(leaves, capability);
     let (bits, bytes) = cost(spec.effect, leaves);
     let alone = leaves.iter().all(|leaf| is_named_address(leaf, capability));
     let planned = process.planned.unwrap_or(matches!(spec.effect, Effect::Write | Effect::Exec));
@@ -231,9 +231,10 @@ pub fn cost(effect: Effect, leaves: &[Leaf]) -> (u32, u64) {
 }
 
 /// What whoever receives a call gets to know: the payload, what the targets stand for, and whatever a model has
-/// made of what it read. An address that was named or listed tells its host nothing.
-fn sent(leaves: &[Leaf]) -> Label {
+/// made of what it read. An address that was named or listed, or is a host's that may be reached, tells it nothing.
+fn sent(leaves: &[Leaf], capability: &Capability) -> Label {
     let tells = |leaf: &&Leaf| match (leaf.role, &leaf.from) {
+        _ if is_on_host_list(leaf, capability) && !carries(leaf) => false,
         (ParamRole::Payload, _) => true,
         (ParamRole::Opaque, _) => false,
         (ParamRole::Target, From::List(_)) => true,

@@ -160,7 +160,8 @@ impl<'a> View<'a> {
         };
         let bits = if self.worst == Choice::Free { bits } else { 0 };
         let url = web_address(&text).filter(|_| of.role == ParamRole::Destination);
-        let strange = choice == Choice::Free && self.has_strange_address(&text);
+        let free = choice == Choice::Free && of.role == ParamRole::Payload;
+        let strange = free && self.has_strange_address(&text);
         let text = text.into_owned();
         Leaf { path, role: of.role, text, choice, from, label, bits, strange, url }
     }
