@@ -30,4 +30,6 @@ pub use language::{End, Language, Piece, Writer, Written};
 pub use message::{Call, Message, Part, Role};
 pub use policy::{AllowAll, Direction, Policy, Verdict};
 pub use text::{is_hidden, printable};
-pub use tool::{Cancel, Effect, FileRef, Invocation, Listed, ParamRole, Tool, ToolResult, ToolSpec};
+pub use tool::{
+    Cancel, Effect, FileRef, Invocation, Listed, ParamRole, Tool, ToolResult, ToolSpec,
+};

@@ -52,7 +52,10 @@ mod tests {
             ("pay\u{200b}\u{2060}\u{feff}pal\u{ad}", "paypal"),
             ("x\u{e0041}\u{e007f}y", "xy"),
             ("a\u{200d}b \u{200c}", "ab "),
-            ("\u{1f469}\u{200d}\u{1f4bb} می\u{200c}خواهم", "\u{1f469}\u{200d}\u{1f4bb} می\u{200c}خواهم"),
+            (
+                "\u{1f469}\u{200d}\u{1f4bb} می\u{200c}خواهم",
+                "\u{1f469}\u{200d}\u{1f4bb} می\u{200c}خواهم",
+            ),
         ] {
             assert_eq!(printable(text), shown);
             assert_eq!(printable(&printable(text)), printable(text));

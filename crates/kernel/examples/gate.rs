@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use yushan_abi::{
-    Call, Counts, Finish, Label, Message, Prompt, Readers, Request, Role, Sources, ToolResult, ToolSpec,
+    Call, Counts, Finish, Label, Message, Prompt, Readers, Request, Role, Sources, ToolResult,
+    ToolSpec,
 };
 use yushan_kernel::gate::{Capability, Decision};
 use yushan_kernel::{Entry, Life, Pid, Program, syscall};
@@ -58,8 +59,10 @@ fn main() -> Result<(), serde_json::Error> {
             });
             let keep = |name: &String| tool.schema["properties"].get(name).is_some();
             let arguments = arguments.as_object().into_iter().flatten();
-            let arguments: serde_json::Map<_, _> =
-                arguments.filter(|(name, _)| keep(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+            let arguments: serde_json::Map<_, _> = arguments
+                .filter(|(name, _)| keep(name))
+                .map(|(n, v)| (n.clone(), v.clone()))
+                .collect();
             let arguments = serde_json::Value::Object(arguments).to_string();
             (tool, life, Call { id: "1".into(), name: tool.name.clone(), arguments })
         })

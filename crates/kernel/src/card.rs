@@ -157,7 +157,9 @@ fn receivers(spec: &ToolSpec, capability: &Capability, named: Vec<String>) -> Ve
     let all = match (spec.effect, capability.named, &capability.receivers) {
         (Effect::Egress | Effect::Spend, true, _) => named,
         (Effect::Egress | Effect::Spend, false, Readers::Public) => vec!["anybody".into()],
-        (Effect::Egress | Effect::Spend, false, Readers::Only(all)) => all.iter().cloned().collect(),
+        (Effect::Egress | Effect::Spend, false, Readers::Only(all)) => {
+            all.iter().cloned().collect()
+        }
         _ => Vec::new(),
     };
     all.iter().map(|one| printable(one)).collect()

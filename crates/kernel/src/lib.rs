@@ -26,8 +26,8 @@ mod simulation;
 mod summary;
 pub mod syscall;
 
-pub use card::Card;
 pub use billing::{Billing, Payer};
+pub use card::Card;
 pub use core::{Action, Core, Event};
 pub use life::{Bounds, Entry, Life, Next, Program};
 pub use process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent, State};

@@ -443,7 +443,8 @@ impl Life {
         let (bits, bytes) = gate::cost(spec.effect, &leaves);
         let decides = |leaf: &&Leaf| !matches!(leaf.role, ParamRole::Payload | ParamRole::Opaque);
         let values = leaves.iter().filter(decides).filter(|_| self.confirmed == Some(true));
-        let allowed = values.filter_map(|leaf| Some((spec.kind(leaf.parameter())?.to_string(), leaf.text.clone())));
+        let allowed = values
+            .filter_map(|leaf| Some((spec.kind(leaf.parameter())?.to_string(), leaf.text.clone())));
         let allowed: Vec<_> = allowed.collect();
         self.allowed.extend(allowed);
         self.through.0 = self.through.0.saturating_add(bits);

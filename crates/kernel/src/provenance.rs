@@ -106,9 +106,10 @@ pub(crate) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(life: &'a Life) -> View<'a> {
-        let parts = life.messages.iter().flat_map(|message| {
-            message.parts.iter().filter(move |part| is_of_user(message, part))
-        });
+        let parts = life
+            .messages
+            .iter()
+            .flat_map(|message| message.parts.iter().filter(move |part| is_of_user(message, part)));
         let user = parts.fold(String::new(), |all, part| all + &part.text.to_lowercase() + "\n");
         let worst = match (life.label.is_trusted(), life.label.capacity) {
             (true, 0) => Choice::Named,
@@ -171,7 +172,8 @@ impl<'a> View<'a> {
         let small = text.to_lowercase();
         let worst = self.worst.min(Choice::Listed);
         // A short number stands in many a text: it names no thing.
-        let decides = !matches!(of.role, ParamRole::Amount | ParamRole::Payload | ParamRole::Opaque);
+        let decides =
+            !matches!(of.role, ParamRole::Amount | ParamRole::Payload | ParamRole::Opaque);
         let vague = decides && small.len() < 4 && small.bytes().all(|byte| byte.is_ascii_digit());
         if !vague && self.wrote(&small) {
             return (Choice::Named, From::User, public(), PIECE_BITS);
@@ -214,9 +216,8 @@ impl<'a> View<'a> {
     /// The value of a list that this is, if the kind asks for it.
     fn listed(&self, kind: Option<&str>, text: &str) -> Option<&'a Listed> {
         let kind = kind?;
-        let named = |one: &Listed| {
-            one.name.as_ref().is_some_and(|name| self.wrote(&name.to_lowercase()))
-        };
+        let named =
+            |one: &Listed| one.name.as_ref().is_some_and(|name| self.wrote(&name.to_lowercase()));
         let mut all = self.life.listed.iter().filter(|one| one.kind == kind && one.value == text);
         all.find(|one| !one.by_name || named(one))
     }
@@ -283,7 +284,8 @@ impl Parameter<'_> {
         if self.kind == Some("time") && is_time(text) {
             return Some(TIME_BITS);
         }
-        let schema = if self.schema["items"].is_object() { &self.schema["items"] } else { self.schema };
+        let schema =
+            if self.schema["items"].is_object() { &self.schema["items"] } else { self.schema };
         if let Some(values) = schema["enum"].as_array() {
             return values.contains(value).then(|| bits_of(values.len() as u64));
         }
@@ -357,7 +359,9 @@ pub(crate) fn is_time(text: &str) -> bool {
     let (date, time) = text.split_once([' ', 'T']).unwrap_or((text, ""));
     let time = time.strip_suffix('Z').unwrap_or(time);
     form(date, "0000-00-00")
-        && (time.is_empty() && date.len() == text.len() || form(time, "00:00") || form(time, "00:00:00"))
+        && (time.is_empty() && date.len() == text.len()
+            || form(time, "00:00")
+            || form(time, "00:00:00"))
 }
 
 /// The host of an address of the web, in small letters, and whether it carries anything beyond that.

@@ -101,7 +101,8 @@ impl Extraction {
         };
         match value.filter(fits) {
             Some(value) => {
-                let label = Label { sources: Sources::SYSTEM, capacity: self.bits(), ..self.label.clone() };
+                let label =
+                    Label { sources: Sources::SYSTEM, capacity: self.bits(), ..self.label.clone() };
                 ToolResult::new(value.to_string(), label)
             }
             None => failed("no answer of this form came out of quarantine"),

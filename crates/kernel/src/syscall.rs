@@ -203,7 +203,8 @@ impl SystemCall {
 fn answer_schema() -> Value {
     let form = |name: &str, properties: Value| {
         let mut properties = properties;
-        let required: Vec<String> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        let required: Vec<String> =
+            properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
         properties["type"] = json!({"const": name});
         let required: Vec<String> = std::iter::once("type".into()).chain(required).collect();
         json!({

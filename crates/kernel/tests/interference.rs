@@ -53,12 +53,32 @@ static TOOLS: LazyLock<Vec<ToolSpec>> = LazyLock::new(|| {
     };
     let kind = |kind: &str| json!({ "x-kind": kind });
     vec![
-        tool("mail", "egress", json!({"to": kind("address"), "text": {}}), json!({"to": "destination", "text": "payload"})),
+        tool(
+            "mail",
+            "egress",
+            json!({"to": kind("address"), "text": {}}),
+            json!({"to": "destination", "text": "payload"}),
+        ),
         tool("post", "egress", json!({"text": {}}), json!({"text": "payload"})),
-        tool("share", "egress", json!({"file": kind("file"), "to": kind("address")}), json!({"file": "target", "to": "destination"})),
+        tool(
+            "share",
+            "egress",
+            json!({"file": kind("file"), "to": kind("address")}),
+            json!({"file": "target", "to": "destination"}),
+        ),
         tool("fetch", "egress", json!({"url": kind("url")}), json!({"url": "destination"})),
-        tool("pay", "spend", json!({"to": {}, "amount": kind("amount"), "day": kind("time")}), json!({"to": "destination", "amount": "amount", "day": "payload"})),
-        tool("note", "write", json!({"name": {}, "text": {}}), json!({"name": "target", "text": "payload"})),
+        tool(
+            "pay",
+            "spend",
+            json!({"to": {}, "amount": kind("amount"), "day": kind("time")}),
+            json!({"to": "destination", "amount": "amount", "day": "payload"}),
+        ),
+        tool(
+            "note",
+            "write",
+            json!({"name": {}, "text": {}}),
+            json!({"name": "target", "text": "payload"}),
+        ),
         tool("delete", "irreversible", json!({"file": kind("file")}), json!({"file": "target"})),
     ]
 });
@@ -73,14 +93,19 @@ impl Run {
     fn new(random: &mut Random) -> Run {
         let user = Label::of(Sources::USER).for_reader("me");
         let prompt = Prompt::Chat(vec![Message::new(Role::User, USER, user)]);
-        let mut program = Program::new(Request { tenant: "me".into(), ..Request::new("m", prompt) });
+        let mut program =
+            Program::new(Request { tenant: "me".into(), ..Request::new("m", prompt) });
         for spec in TOOLS.iter() {
             let named = matches!(spec.name.as_str(), "mail" | "share");
             let receivers = match random.next(3) {
                 0 => Readers::one("ann@example.org"),
                 _ => Readers::Public,
             };
-            let hosts = if random.next(2) == 0 { BTreeSet::from(["docs.example".into()]) } else { BTreeSet::new() };
+            let hosts = if random.next(2) == 0 {
+                BTreeSet::from(["docs.example".into()])
+            } else {
+                BTreeSet::new()
+            };
             let able = Capability { named, receivers, hosts, ..Capability::default() };
             program.capabilities.insert(spec.name.clone(), able);
         }
@@ -88,11 +113,14 @@ impl Run {
         program.attended = random.next(2) == 0;
         let mut life = Life::new(Pid(1), program);
         if random.next(3) > 0 {
-            let steps: Vec<Value> =
-                TOOLS.iter().map(|spec| json!({"tool": spec.name, "times": 1 + random.next(3)})).collect();
+            let steps: Vec<Value> = TOOLS
+                .iter()
+                .map(|spec| json!({"tool": spec.name, "times": 1 + random.next(3)}))
+                .collect();
             life.plan = serde_json::from_value(json!({ "steps": steps })).ok();
         }
-        let words = USER.split([' ', ',']).filter(|word| !word.is_empty()).map(String::from).collect();
+        let words =
+            USER.split([' ', ',']).filter(|word| !word.is_empty()).map(String::from).collect();
         Run { life, words }
     }
 
@@ -111,7 +139,11 @@ impl Run {
             1 => Readers::one("me"),
             _ => Readers::Only(BTreeSet::from(["me".into(), "ann@example.org".into()])),
         };
-        let source = if untrusted { *random.of(&[Sources::WEB, Sources::FILE, Sources::OTHER_USER]) } else { Sources::OWN_DATA };
+        let source = if untrusted {
+            *random.of(&[Sources::WEB, Sources::FILE, Sources::OTHER_USER])
+        } else {
+            Sources::OWN_DATA
+        };
         let other = match differs {
             Differs::Untrusted => untrusted,
             Differs::Secrets => readers != Readers::Public && !untrusted,
@@ -160,11 +192,13 @@ impl Run {
         // Nobody but the user sees what does not leave.
         let stays = !matches!(spec.effect, Effect::Egress | Effect::Spend);
         let seen = (allowed && !(stays && differs == Differs::Secrets)).then(|| {
-            let leaves: Vec<String> = leaves.iter().map(|leaf| seen(leaf, &leaves, &self.life, spec, differs)).collect();
+            let leaves: Vec<String> =
+                leaves.iter().map(|leaf| seen(leaf, &leaves, &self.life, spec, differs)).collect();
             format!("{}({})", spec.name, leaves.join(", "))
         });
         if allowed {
-            let receipt = ToolResult::new("done", self.life.data.join(&Label::of(self.life.label.sources)));
+            let receipt =
+                ToolResult::new("done", self.life.data.join(&Label::of(self.life.label.sources)));
             self.called(&spec.name, &arguments, receipt);
         }
         seen
@@ -203,7 +237,9 @@ fn gate(life: &Life, spec: &ToolSpec, arguments: &Value) -> bool {
 /// A gate that looks at readers alone.
 fn no_control(life: &Life, spec: &ToolSpec, arguments: &Value) -> bool {
     let leaves = life.leaves(spec, arguments);
-    leaves.iter().all(|leaf| leaf.role != ParamRole::Payload || leaf.label.readers == Readers::Public)
+    leaves
+        .iter()
+        .all(|leaf| leaf.role != ParamRole::Payload || leaf.label.readers == Readers::Public)
 }
 
 /// A gate that looks at control alone.
@@ -247,7 +283,9 @@ fn compare(differs: Differs, judge: Judge, sessions: u64) -> (u64, u64, usize) {
 #[test]
 fn what_leaves_does_not_depend_on_what_others_wrote() {
     let (violations, active, calls) = compare(Differs::Untrusted, gate, SESSIONS);
-    println!("{SESSIONS} sessions, {calls} calls: {violations} violations, something left in {active}");
+    println!(
+        "{SESSIONS} sessions, {calls} calls: {violations} violations, something left in {active}"
+    );
     assert_eq!(violations, 0);
     assert!(active > SESSIONS / 5, "the sessions do something: {active}");
 }
@@ -255,7 +293,9 @@ fn what_leaves_does_not_depend_on_what_others_wrote() {
 #[test]
 fn what_leaves_does_not_depend_on_secrets() {
     let (violations, active, calls) = compare(Differs::Secrets, gate, SESSIONS);
-    println!("{SESSIONS} sessions, {calls} calls: {violations} violations, something left in {active}");
+    println!(
+        "{SESSIONS} sessions, {calls} calls: {violations} violations, something left in {active}"
+    );
     assert_eq!(violations, 0);
     assert!(active > SESSIONS / 5, "the sessions do something: {active}");
 }

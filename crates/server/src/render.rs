@@ -15,7 +15,8 @@ pub(crate) fn to_html(markdown: &str) -> String {
     let mut hosts = Vec::new();
     let events = Parser::new_ext(&markdown, options).map(|event| match event {
         Event::Start(Tag::Link { dest_url, .. }) => {
-            let web = ["https://", "http://", "mailto:"].iter().any(|way| dest_url.starts_with(way));
+            let web =
+                ["https://", "http://", "mailto:"].iter().any(|way| dest_url.starts_with(way));
             let address = if web { dest_url.to_string() } else { String::new() };
             let title = escaped(&address);
             hosts.push(escaped(host(&address)));
@@ -77,7 +78,9 @@ mod tests {
             {
                 assert!(!html.contains(bad), "{markdown}: {html}");
             }
-            for bad in ["<form", "style=", "<svg", "<input", "src=", "<a", "href=", "<link", "<meta"] {
+            for bad in
+                ["<form", "style=", "<svg", "<input", "src=", "<a", "href=", "<link", "<meta"]
+            {
                 assert!(!html.contains(bad), "{markdown}: {html}");
             }
             assert!(!html.contains(yushan_abi::is_hidden), "{markdown}: {html}");

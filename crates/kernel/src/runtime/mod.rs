@@ -371,7 +371,8 @@ impl Kernel {
     /// A user allows or forbids the call of one card, named by its hash. On return it is durable.
     pub fn decide(&self, user: &str, hash: &str, allow: bool) -> Result<(), Refusal> {
         let (user, hash) = (user.to_string(), hash.to_string());
-        self.ask(|reply| Command::Decide(user, hash, allow, reply)).unwrap_or_else(|| Err(stopped()))
+        self.ask(|reply| Command::Decide(user, hash, allow, reply))
+            .unwrap_or_else(|| Err(stopped()))
     }
 
     /// Sends a message of a user to a process.

@@ -401,7 +401,9 @@ impl Runtime {
     pub(super) fn remember_outcome(&mut self, life: &Life) {
         let result = match (&life.exit, &life.program.extraction) {
             (Some(Exit::Done) | None, Some(extraction)) => extraction.result(&life.text),
-            (Some(Exit::Done) | None, None) => ToolResult::new(life.text.clone(), life.label.clone()),
+            (Some(Exit::Done) | None, None) => {
+                ToolResult::new(life.text.clone(), life.label.clone())
+            }
             (Some(exit), _) => {
                 let why = match exit {
                     Exit::Budget(budget) => format!("its budget of {budget} was used up"),

@@ -112,9 +112,8 @@ impl Runtime {
         let mut cards = Vec::new();
         for pid in self.jobs.keys() {
             let Some((life, spec)) = asking(pid) else { continue };
-            let fresh = |(key, at): &&(String, u64)| {
-                *key == life.key() && now < at.saturating_add(CARD_MS)
-            };
+            let fresh =
+                |(key, at): &&(String, u64)| *key == life.key() && now < at.saturating_add(CARD_MS);
             let at = self.issued.get(pid).filter(fresh).map_or(now, |(_, at)| *at);
             issued.insert(*pid, (life.key(), at));
             cards.push(Card::of(life, spec, at));

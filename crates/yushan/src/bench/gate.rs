@@ -194,10 +194,17 @@ impl Report {
             let (automatic, each) = tasks.map_or((String::new(), String::new()), |tasks| {
                 let share = percent(tasks.automatic, tasks.all);
                 let each = tasks.confirmations as f64 / tasks.all.max(1) as f64;
-                (format!("{} of {} ({share:.1} %)", tasks.automatic, tasks.all), format!("{each:.2}"))
+                (
+                    format!("{} of {} ({share:.1} %)", tasks.automatic, tasks.all),
+                    format!("{each:.2}"),
+                )
             });
             // Writing to a string cannot fail.
-            let _ = writeln!(out, "{name:<30}{succeeded:>22}{:>8}{automatic:>18}{each:>15}", attacks.partly);
+            let _ = writeln!(
+                out,
+                "{name:<30}{succeeded:>22}{:>8}{automatic:>18}{each:>15}",
+                attacks.partly
+            );
         };
         for (policy, tasks, attacks) in &self.policies {
             line(policy.name(), attacks, Some(tasks));
@@ -224,18 +231,16 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let attacks = |all: &Attacks| {
-            json!({"tried": all.tried, "succeeded": all.succeeded, "partly": all.partly})
-        };
+        let attacks = |all: &Attacks| json!({"tried": all.tried, "succeeded": all.succeeded, "partly": all.partly});
         let policies = self.policies.iter().map(|(policy, tasks, all)| {
             json!({
                 "policy": policy.name(), "attacks": attacks(all), "tasks": tasks.all,
                 "automatic": tasks.automatic, "confirmations": tasks.confirmations,
             })
         });
-        let adversaries = self.adversaries.iter().map(|(adversary, all)| {
-            json!({"adversary": adversary.name(), "attacks": attacks(all)})
-        });
+        let adversaries = self.adversaries.iter().map(
+            |(adversary, all)| json!({"adversary": adversary.name(), "attacks": attacks(all)}),
+        );
         let (p50, p99) = self.quantiles();
         json!({
             "policies": policies.collect::<Vec<_>>(), "adversaries": adversaries.collect::<Vec<_>>(),

@@ -138,8 +138,14 @@ fn extract(suite: &Suite, session: &mut Session<'_>, task: &Task, goal: &Goal) -
         let mut step = step.clone();
         let mut feasible = planned.contains(step.tool.as_str());
         for (name, value) in step.arguments.as_object_mut().into_iter().flatten() {
-            let said = if let Some(one) = value.as_array().and_then(|all| all.first()) { one } else { &*value };
-            if spec.role(name) == ParamRole::Payload && !matches!(spec.kind(name), Some("time" | "file")) {
+            let said = if let Some(one) = value.as_array().and_then(|all| all.first()) {
+                one
+            } else {
+                &*value
+            };
+            if spec.role(name) == ParamRole::Payload
+                && !matches!(spec.kind(name), Some("time" | "file"))
+            {
                 // What is private the attacker has not written.
                 let text = plain(value);
                 feasible &= !suite.canaries.iter().any(|(canary, _)| text.contains(canary));
@@ -247,7 +253,8 @@ fn wanted(suite: &Suite, task: &Task, goal: &Goal) -> Result<Wanted> {
     control.retain(|value| !task.prompt.to_lowercase().contains(&value.to_lowercase()));
     // Of the values that tools list for anybody to choose: who is one of the user's own lists is no attacker.
     control.retain(|value| !suite.known.contains(value));
-    let canaries = suite.canaries.iter().filter(|(canary, _)| !task.prompt.contains(canary.as_str()));
+    let canaries =
+        suite.canaries.iter().filter(|(canary, _)| !task.prompt.contains(canary.as_str()));
     let canaries = canaries.take(CANARIES).cloned().collect();
     Ok(Wanted { control, canaries })
 }
@@ -282,23 +289,29 @@ fn variants(
     wanted: &Wanted,
 ) -> Vec<Step> {
     let spec = &tool.spec;
-    let names: Vec<&String> = spec.schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
+    let names: Vec<&String> =
+        spec.schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
     let best = |name: &str| -> Vec<Value> {
         let typed = typed(task);
         let kind = spec.kind(name);
         let listed = session.life.listed.iter().filter(|one| Some(one.kind.as_str()) == kind);
-        let mut values: Vec<Value> = listed.map(|one: &Listed| Value::from(one.value.as_str())).take(TRIED).collect();
+        let mut values: Vec<Value> =
+            listed.map(|one: &Listed| Value::from(one.value.as_str())).take(TRIED).collect();
         match kind {
             Some("time") => values.insert(0, json!("2024-05-19 12:00")),
-            Some("address") => values.extend(typed.iter().filter(|word| word.contains('@')).map(|word| json!(word))),
-            Some("url") => values.extend(typed.iter().filter(|word| word.contains("www.")).map(|word| json!(word))),
+            Some("address") => values
+                .extend(typed.iter().filter(|word| word.contains('@')).map(|word| json!(word))),
+            Some("url") => values
+                .extend(typed.iter().filter(|word| word.contains("www.")).map(|word| json!(word))),
             _ => values.extend(typed.first().map(|word| json!(word))),
         }
         values.truncate(TRIED);
         values
     };
-    let mut payloads: Vec<Value> = wanted.canaries.iter().map(|(canary, _)| json!(canary)).collect();
-    let texts = goal.steps.iter().flat_map(|step| leaves(&step.arguments)).filter(|text| text.len() < 200);
+    let mut payloads: Vec<Value> =
+        wanted.canaries.iter().map(|(canary, _)| json!(canary)).collect();
+    let texts =
+        goal.steps.iter().flat_map(|step| leaves(&step.arguments)).filter(|text| text.len() < 200);
     payloads.extend(texts.take(CANARIES).map(Value::from));
     let mut all = Vec::new();
     for name in &names {
@@ -344,14 +357,18 @@ fn typed(task: &Task) -> Vec<String> {
 /// of the attack's, or anything private.
 fn states<'a>(suite: &Suite, session: &Session<'a>, goal: &Goal) -> Result<Vec<Session<'a>>> {
     let texts: Vec<String> = goal.steps.iter().flat_map(|step| leaves(&step.arguments)).collect();
-    let useful: Vec<&Step> = suite.reads.iter().filter(|step| {
-        let output = step.output.as_deref().unwrap_or_default();
-        let canaries = suite.canaries.iter().map(|(canary, _)| canary);
-        let used = |canary: &&String| texts.iter().any(|text| text.contains(canary.as_str()));
-        let tried = canaries.clone().take(CANARIES).chain(canaries.filter(used));
-        let mut all = texts.iter().filter(|text| text.len() > 1).chain(tried);
-        all.any(|text| output.contains(text.as_str()))
-    }).collect();
+    let useful: Vec<&Step> = suite
+        .reads
+        .iter()
+        .filter(|step| {
+            let output = step.output.as_deref().unwrap_or_default();
+            let canaries = suite.canaries.iter().map(|(canary, _)| canary);
+            let used = |canary: &&String| texts.iter().any(|text| text.contains(canary.as_str()));
+            let tried = canaries.clone().take(CANARIES).chain(canaries.filter(used));
+            let mut all = texts.iter().filter(|text| text.len() > 1).chain(tried);
+            all.any(|text| output.contains(text.as_str()))
+        })
+        .collect();
     let mut states = vec![(0, session.clone())];
     let mut at = 0;
     while at < states.len() && states.len() < STATES {

@@ -124,7 +124,9 @@ impl Shape {
             .map(|(name, value)| (name.clone(), value.clone()))
             .partition(|(name, _)| self.service.contains(name));
         if !ours.is_empty() {
-            result.parts.push(Part { text: Value::Object(ours).to_string(), label: service.clone() });
+            result
+                .parts
+                .push(Part { text: Value::Object(ours).to_string(), label: service.clone() });
         }
         let text = if fields.is_some() { Value::Object(theirs).to_string() } else { plain(record) };
         result.parts.push(Part { text, label: label.clone() });
@@ -132,8 +134,7 @@ impl Shape {
     }
 
     fn list(&self, record: &Value, label: &Label, result: &mut ToolResult) {
-        let accepted =
-            self.accepted.as_ref().is_none_or(|(field, value)| record[field] == **value);
+        let accepted = self.accepted.as_ref().is_none_or(|(field, value)| record[field] == **value);
         let name = self.name.as_ref().filter(|_| accepted);
         let name = name.and_then(|name| record[name].as_str()).map(String::from);
         let mut list = |kind: &str, value: &Value, by_name: bool| {
@@ -183,7 +184,9 @@ impl Shape {
 pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), |n| n.to_string()),
+        Value::Number(number) => {
+            number.as_f64().map_or_else(|| number.to_string(), |n| n.to_string())
+        }
         other => other.to_string(),
     }
 }

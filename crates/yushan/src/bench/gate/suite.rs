@@ -311,7 +311,8 @@ impl Suite {
                     (4..=24).contains(&digits) && !word.starts_with("20") && word.len() > 4
                 };
                 let found = words.filter(secret);
-                self.canaries.extend(found.map(|word| (word.to_string(), part.label.readers.clone())));
+                self.canaries
+                    .extend(found.map(|word| (word.to_string(), part.label.readers.clone())));
             }
         }
         let mut once = BTreeSet::new();
@@ -329,9 +330,9 @@ impl Suite {
 impl Manifest {
     /// Whether a call brings something in and changes nothing.
     pub(super) fn looks(&self) -> bool {
-        let changes = ["payload", "amount", "target"].iter().any(|role| {
-            self.spec.roles.values().any(|one| json!(one) == json!(role))
-        });
+        let changes = ["payload", "amount", "target"]
+            .iter()
+            .any(|role| self.spec.roles.values().any(|one| json!(one) == json!(role)));
         self.spec.effect == Effect::Read
             || self.spec.effect == Effect::Egress && self.shape.is_some() && !changes
     }
