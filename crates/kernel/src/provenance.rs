@@ -160,7 +160,8 @@ impl<'a> View<'a> {
             None => self.choice(of, &text, value),
         };
         let bits = if self.worst == Choice::Free { bits } else { 0 };
-        let url = web_address(&text).filter(|_| of.role == ParamRole::Destination);
+        let leads = of.role == ParamRole::Destination && matches!(of.kind, None | Some("url"));
+        let url = web_address(&text).filter(|_| leads);
         let free = choice == Choice::Free && of.role == ParamRole::Payload;
         let strange = free && self.has_strange_address(&text);
         let text = text.into_owned();
@@ -366,6 +367,9 @@ pub(crate) fn is_time(text: &str) -> bool {
 
 /// The host of an address of the web, in small letters, and whether it carries anything beyond that.
 pub(crate) fn web_address(text: &str) -> Option<(String, bool)> {
+    if text.contains(char::is_whitespace) {
+        return None;
+    }
     let rest = match text.split_once("://") {
         Some((_, rest)) => rest,
         None if text.starts_with("www.") => text,
