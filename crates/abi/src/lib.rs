@@ -14,6 +14,7 @@ pub mod message;
 pub mod policy;
 pub mod scripted;
 pub mod senses;
+pub mod text;
 pub mod tool;
 
 pub use complete::{
@@ -30,4 +31,7 @@ pub use language::{End, Language, Piece, Writer, Written};
 pub use message::{Call, Message, Part, Role};
 pub use policy::{AllowAll, Direction, Policy, Verdict};
 pub use senses::{Absent, Picture, Senses, SensesError, Wish};
-pub use tool::{Cancel, Effect, FileRef, Invocation, ParamRole, Tool, ToolResult, ToolSpec};
+pub use text::{is_hidden, printable};
+pub use tool::{
+    Cancel, Effect, FileRef, Invocation, Listed, ParamRole, Tool, ToolResult, ToolSpec,
+};

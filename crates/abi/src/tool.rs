@@ -100,6 +100,11 @@ impl ToolSpec {
     pub fn role(&self, parameter: &str) -> ParamRole {
         self.roles.get(parameter).copied().unwrap_or(ParamRole::Target)
     }
+
+    /// Of what kind a parameter's values are ([`Listed`]): the schema's own word `x-kind`, beside the type.
+    pub fn kind(&self, parameter: &str) -> Option<&str> {
+        self.schema["properties"][parameter]["x-kind"].as_str()
+    }
 }
 
 /// A file that a call left behind in the space of its process.
@@ -115,6 +120,25 @@ pub struct FileRef {
     pub sha256: String,
 }
 
+/// A value that the service behind a tool vouches for: one of a closed list of its own, such as an identifier
+/// it gave out. It may be chosen where a parameter asks for its kind ([`ToolSpec::kind`]), as a whole
+/// and never in parts, though whoever chose it had read what others wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Of what: `event`, `file`, `address`, `url`, `amount` …
+    pub kind: String,
+    /// As it is written in an argument; a number in its shortest form.
+    pub value: String,
+    /// What people call the thing: a title, a file's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it may only be chosen by a user who named the thing: others had a hand in it.
+    #[serde(default)]
+    pub by_name: bool,
+    /// Who wrote what it stands for, and who may read that.
+    pub label: Label,
+}
+
 /// What a tool gave back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolResult {
@@ -125,6 +149,9 @@ pub struct ToolResult {
     /// Files that it made or changed and that people want to see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileRef>,
+    /// What of it can be chosen later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listed: Vec<Listed>,
 }
 
 impl ToolResult {

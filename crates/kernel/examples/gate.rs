@@ -3,15 +3,18 @@
 //! `cargo run --release -p yushan-kernel --example gate`
 //!
 //! Calls of a mail tool (destinations, a subject, a body, attachments), of a search and of a payment, by processes that
-//! have seen up to 16 sources for up to 8 readers, with and without capabilities. Each decision, [`gate::facts`]
-//! and [`gate::decide`], is timed alone; printed are quantiles of 200,000 of them, the clock's own cost included.
+//! have read up to 16 records of others, with and without capabilities. Each decision, [`syscall::judge`] from the
+//! call's JSON to the verdict, is timed alone; printed are quantiles of 200,000 of them, the clock's own cost included.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::json;
-use yushan_abi::{Label, Readers, Sources, ToolSpec};
-use yushan_kernel::gate::{Argument, Capability, decide, facts};
+use yushan_abi::{
+    Call, Counts, Finish, Label, Message, Prompt, Readers, Request, Role, Sources, ToolResult,
+    ToolSpec,
+};
+use yushan_kernel::gate::{Capability, Decision};
+use yushan_kernel::{Entry, Life, Pid, Program, syscall};
 
 const DECISIONS: usize = 200_000;
 
@@ -27,37 +30,51 @@ fn main() -> Result<(), serde_json::Error> {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (random >> 33) as usize % below
     };
-    let mut label = |most: usize| {
-        (0..next(most) + 1).fold(Label::of(Sources::USER), |label, _| {
-            let one = Label::of(sources[next(sources.len())]);
-            label.join(&match next(2) {
-                0 => one,
-                _ => one.for_reader(format!("reader {}", next(8))),
-            })
-        })
-    };
     let cases: Vec<_> = (0..512)
         .map(|at| {
             let tool = &tools[at % tools.len()];
-            let properties = tool.schema["properties"].as_object();
-            let names = properties.into_iter().flatten().map(|(name, _)| name.clone());
-            let arguments: BTreeMap<String, Argument> = names
-                .map(|name| (name, Argument { label: label(4), chosen_by_user: at % 5 == 0 }))
-                .collect();
+            let task = "Write to ann@example.org that I come at 12:00, and pay her the 5 euros.";
+            let user = Label::of(Sources::USER).for_reader("me");
+            let prompt = Prompt::Chat(vec![Message::new(Role::User, task, user)]);
+            let mut program = Program::new(Request::new("any", prompt));
             let receivers = Readers::one(format!("reader {}", at % 8));
-            let capability = (at % 7 != 0).then_some(Capability { uses: Some(3), receivers });
-            (tool, arguments, label(16), capability)
+            if at % 7 != 0 {
+                let capability = Capability { uses: Some(3), receivers, ..Capability::default() };
+                program.capabilities.insert(tool.name.clone(), capability);
+            }
+            program.attended = at % 2 == 0;
+            let mut life = Life::new(Pid(1), program);
+            for _ in 0..next(16) {
+                let call = Call { id: "1".into(), name: "search".into(), arguments: "{}".into() };
+                let (calls, finish, counts) = (vec![call], Finish::Calls, Counts::default());
+                life.apply(Entry::Said { text: String::new(), calls, finish, counts });
+                let label = Label::of(sources[next(3)]).for_reader(format!("reader {}", next(8)));
+                let result = ToolResult::new("what somebody wrote", label);
+                life.apply(Entry::Answered { result, received: false });
+            }
+            let to = ["ann@example.org", "eve@example.org"][at % 2];
+            let arguments = json!({
+                "to": [to], "target": to, "amount": 5, "query": "trains", "subject": "I come",
+                "body": "I come at 12:00, and bring what https://example.org/list says.",
+            });
+            let keep = |name: &String| tool.schema["properties"].get(name).is_some();
+            let arguments = arguments.as_object().into_iter().flatten();
+            let arguments: serde_json::Map<_, _> = arguments
+                .filter(|(name, _)| keep(name))
+                .map(|(n, v)| (n.clone(), v.clone()))
+                .collect();
+            let arguments = serde_json::Value::Object(arguments).to_string();
+            (tool, life, Call { id: "1".into(), name: tool.name.clone(), arguments })
         })
         .collect();
     let mut allowed = 0;
     let mut times: Vec<u64> = (0..DECISIONS)
         .map(|at| {
-            let (tool, arguments, process, capability) = &cases[at % cases.len()];
+            let (tool, life, call) = &cases[at % cases.len()];
             let begun = Instant::now();
-            let facts = facts(tool, arguments, process, capability.as_ref(), at % 2 == 0);
-            let decision = std::hint::black_box(decide(facts));
+            let judged = std::hint::black_box(syscall::judge(life, tool, call, 0));
             let time = begun.elapsed().as_nanos() as u64;
-            allowed += usize::from(decision == yushan_kernel::gate::Decision::Allow);
+            allowed += usize::from(judged.is_ok_and(|judged| judged.decision == Decision::Allow));
             time
         })
         .collect();

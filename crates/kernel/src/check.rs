@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use yushan_abi::{Call, Label, Message, Part, Role, Sources, ToolResult, Verified};
+use yushan_abi::{Call, Label, Message, Part, Role, Sources, Verified};
 
 /// How often the model may repair.
 const REPAIRS: u32 = 1;
@@ -52,17 +52,17 @@ impl Check {
 
 impl Checked {
     /// Takes the result of a check; what the model is told if it shall repair.
-    pub(crate) fn take(&mut self, result: ToolResult) -> Option<Message> {
+    pub(crate) fn take(&mut self, failed: bool, said: Vec<Part>) -> Option<Message> {
         self.under_way = false;
-        self.verdict = Some(if result.failed { Verified::Failed } else { Verified::Ran });
-        if !result.failed || self.repairs >= REPAIRS {
+        self.verdict = Some(if failed { Verified::Failed } else { Verified::Ran });
+        if !failed || self.repairs >= REPAIRS {
             return None;
         }
         self.repairs += 1;
         let label = Label::of(Sources::SYSTEM);
         let mut parts =
             vec![Part { text: "Your code was run and failed:\n".into(), label: label.clone() }];
-        parts.extend(result.parts);
+        parts.extend(said);
         let text = "\nRepair it and give your whole answer again.".into();
         parts.push(Part { text, label });
         let (calls, answers, name) = (Vec::new(), None, None);
@@ -125,15 +125,15 @@ mod tests {
         assert_eq!((call.id.as_str(), call.name.as_str()), ("check-3", "python"));
         assert!(call.arguments.contains("return x\\n\\nassert f(2) == 4"), "{}", call.arguments);
         assert_eq!(check.call("words", 1), None);
-        let failed = || ToolResult::failed("AssertionError", Label::of(Sources::CODE));
+        let said = || vec![Part { text: "AssertionError".into(), label: Label::of(Sources::CODE) }];
         let mut checked = Checked { under_way: true, ..Checked::default() };
-        let told = checked.take(failed()).expect("it shall repair");
+        let told = checked.take(true, said()).expect("it shall repair");
         assert!(
             told.text().contains("AssertionError") && told.label().sources.contains(Sources::CODE)
         );
-        assert_eq!(checked.take(failed()), None);
+        assert_eq!(checked.take(true, said()), None);
         assert_eq!(checked.verdict, Some(Verified::Failed));
-        assert_eq!(checked.take(ToolResult::default()), None);
+        assert_eq!(checked.take(false, said()), None);
         assert_eq!(checked.verdict, Some(Verified::Ran));
     }
 }

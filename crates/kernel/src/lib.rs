@@ -7,6 +7,7 @@
 //! Everything that touches the world stands in `runtime/`.
 
 pub mod billing;
+pub mod card;
 pub mod check;
 pub mod context;
 pub mod core;
@@ -14,7 +15,10 @@ pub mod gate;
 mod job;
 pub mod journal;
 pub mod life;
+pub mod plan;
 pub mod process;
+pub mod provenance;
+pub mod quarantine;
 pub mod runtime;
 
 pub mod scheduler;
@@ -24,8 +28,9 @@ mod summary;
 pub mod syscall;
 
 pub use billing::{Billing, Payer};
+pub use card::Card;
 pub use core::{Action, Core, Event};
-pub use life::{Entry, Life, Next, Program};
+pub use life::{Bounds, Entry, Life, Next, Program};
 pub use process::{Budget, Exit, Pid, Price, Process, Signal, Spawn, Spent, State};
 
 pub use runtime::replay::Replay;

@@ -8,14 +8,21 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use yushan_abi::{
-    Call, Class, Counts, Finish, Label, Message, Prompt, Request, Role, Sources, TokenId,
-    ToolChoice, ToolResult, Verified,
+    Call, Class, Counts, Effect, Finish, Label, Listed, Message, ParamRole, Part, Prompt, Readers,
+    Request, Role, Sources, TokenId, ToolChoice, ToolResult, ToolSpec, Verified,
 };
 
 use crate::check::{Check, Checked};
-use crate::gate::{Argument, Capability};
+use crate::gate::{self, Capability, Standing};
+use crate::plan::Plan;
 use crate::process::{Budget, Exit, Pid, Spent};
+use crate::provenance::{Leaf, View};
+use crate::quarantine::{self, Extraction, HANDLE};
+
+/// Values of lists that a life remembers; beyond them the oldest are forgotten.
+const LISTED: usize = 4096;
 
 /// What a process is started with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +52,31 @@ pub struct Program {
     /// Whether code in its answer is run before that is shown, and with what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// Whether it reads nothing that others wrote: handles stand for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantine: bool,
+    /// In which form alone it may say what it found in quarantine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extraction: Option<Extraction>,
+    /// What it may let through, once it has read what others wrote.
+    #[serde(default)]
+    pub bounds: Bounds,
+}
+
+/// Bounds of what a process may let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Bits of choices: among what the user wrote, what was listed, what a form allows.
+    pub bits: u32,
+    /// Bytes of what is sent.
+    pub bytes: u64,
+}
+
+impl Default for Bounds {
+    /// A few dozen careful calls; a few pages of text.
+    fn default() -> Bounds {
+        Bounds { bits: 4096, bytes: 1 << 20 }
+    }
 }
 
 impl Program {
@@ -61,6 +93,9 @@ impl Program {
             modes: BTreeMap::new(),
             space: String::new(),
             check: None,
+            quarantine: false,
+            extraction: None,
+            bounds: Bounds::default(),
         }
     }
 }
@@ -155,6 +190,9 @@ pub struct Life {
     pub messages: Vec<Message>,
     /// The join of all that it has seen.
     pub label: Label,
+    /// The same without what its user wrote: who may read what it has read. A user's own words are the user's to send.
+    #[serde(default)]
+    pub data: Label,
     /// Tokens of the turn under way.
     pub written: Vec<TokenId>,
     /// Calls that wait for their answers, in their order.
@@ -185,6 +223,21 @@ pub struct Life {
     pub held: bool,
     /// How it ended.
     pub exit: Option<Exit>,
+    /// What tools have listed.
+    #[serde(default)]
+    pub listed: VecDeque<Listed>,
+    /// Texts behind handles, by their numbers.
+    #[serde(default)]
+    pub hidden: Vec<Part>,
+    /// What it means to do, as far as it has not done it.
+    #[serde(default)]
+    pub plan: Option<Plan>,
+    /// Kinds and values that the user has allowed a call with.
+    #[serde(default)]
+    pub allowed: BTreeSet<(String, String)>,
+    /// Bits of choices and bytes that it has let through.
+    #[serde(default)]
+    pub through: (u32, u64),
 }
 
 impl Life {
@@ -196,11 +249,13 @@ impl Life {
         };
         let user = Label::of(Sources::USER).for_reader(program.request.tenant.clone());
         let label = messages.iter().fold(user, |label, message| label.join(&message.label()));
+        let data = messages.iter().fold(Label::default(), |all, message| all.join(&data(message)));
         Life {
             pid,
             program,
             messages,
             label,
+            data,
             written: Vec::new(),
             open: VecDeque::new(),
             intended: BTreeSet::new(),
@@ -216,6 +271,11 @@ impl Life {
             finish: None,
             held: false,
             exit: None,
+            listed: VecDeque::new(),
+            hidden: Vec::new(),
+            plan: None,
+            allowed: BTreeSet::new(),
+            through: (0, 0),
         }
     }
 
@@ -281,9 +341,12 @@ impl Life {
         let Some(call) = self.open.pop_front() else { return };
         self.intended.remove(&key);
         self.repeat(&call, &result.text());
-        self.label = self.label.join(&result.label());
+        self.settle(&call, &result);
+        let parts = self.seen(result.parts);
+        self.label = parts.iter().fold(self.label.clone(), |label, part| label.join(&part.label));
+        self.list(result.listed);
         if self.checked.under_way {
-            if let Some(told) = self.checked.take(result) {
+            if let Some(told) = self.checked.take(result.failed, parts) {
                 self.messages.push(told);
                 self.finish = None;
             }
@@ -293,11 +356,12 @@ impl Life {
         *self.used.entry(call.name.clone()).or_default() += 1;
         let message = Message {
             role: Role::Tool,
-            parts: result.parts,
+            parts,
             calls: Vec::new(),
             answers: Some(call.id),
             name: Some(call.name),
         };
+        self.data = self.data.join(&data(&message));
         self.messages.push(message);
         if received {
             self.mailbox.pop_front();
@@ -381,25 +445,139 @@ impl Life {
         Some(capability)
     }
 
-    /// The arguments of a call as the gate sees them: what a model wrote is as its whole context, unless
-    /// it stands word by word in what the user wrote.
-    pub fn arguments(&self, arguments: &serde_json::Value) -> BTreeMap<String, Argument> {
-        let given = arguments.as_object().into_iter().flatten();
-        let label = self.label.join(&Label::of(Sources::MODEL));
-        given
-            .map(|(name, value)| {
-                let text = value.as_str().map_or_else(|| value.to_string(), String::from);
-                let chosen_by_user = self.chosen_by_user(&text);
-                (name.clone(), Argument { label: label.clone(), chosen_by_user })
-            })
-            .collect()
+    /// The values of a call's arguments as the gate sees them: where each came from, and how it was chosen.
+    pub fn leaves(&self, spec: &ToolSpec, arguments: &Value) -> Vec<Leaf> {
+        View::new(self).leaves(spec, arguments)
     }
 
-    fn chosen_by_user(&self, text: &str) -> bool {
-        let users = self.messages.iter().filter(|message| message.role == Role::User);
-        let trusted = Label::of(Sources::USER).integrity();
-        let mut parts = users.flat_map(|message| &message.parts);
-        parts.any(|part| part.label.integrity() <= trusted && stands_in(text, &part.text))
+    /// What the gate must know of this life to judge a call; `capability` as [`Life::capability`] gives it.
+    pub(crate) fn standing<'a>(
+        &'a self,
+        call: &Call,
+        arguments: &Value,
+        capability: Option<&'a Capability>,
+        now_ms: u64,
+    ) -> Standing<'a> {
+        let planned = |plan: &Plan| plan.step(&call.name, arguments).is_some();
+        Standing {
+            label: &self.label,
+            private: self.data.readers != Readers::Public,
+            capability,
+            planned: self.plan.as_ref().map(planned),
+            left: self.left(),
+            attended: self.program.attended,
+            now_ms,
+        }
+    }
+
+    /// Bits of choices and bytes that it may still let through.
+    pub fn left(&self) -> (u32, u64) {
+        let Bounds { bits, bytes } = self.program.bounds;
+        let let_through = self.through.0.saturating_add(self.label.capacity);
+        (bits.saturating_sub(let_through), bytes.saturating_sub(self.through.1))
+    }
+
+    /// Whether it can still make a plan, and why not.
+    pub(crate) fn may_plan(&self) -> Result<(), &'static str> {
+        match (&self.plan, self.label.is_trusted()) {
+            (Some(_), _) => Err("there is a plan; it cannot be changed"),
+            (None, false) => {
+                Err("a plan is made before anything is read that others wrote; it is too late")
+            }
+            (None, true) => Ok(()),
+        }
+    }
+
+    /// The text that a value stands for, if it is a handle.
+    pub(crate) fn handle(&self, value: &Value) -> Option<(u64, &Part)> {
+        let id = value.as_str()?.strip_prefix(HANDLE)?.parse().ok()?;
+        Some((id, self.hidden.get(usize::try_from(id).ok()?)?))
+    }
+
+    /// Arguments with the texts that handles stand for, and the join of their labels.
+    pub(crate) fn resolved(&self, arguments: Value) -> (Value, Label) {
+        let mut label = Label::default();
+        if self.hidden.is_empty() {
+            return (arguments, label);
+        }
+        let arguments = self.resolve(arguments, &mut label);
+        (arguments, label)
+    }
+
+    fn resolve(&self, value: Value, label: &mut Label) -> Value {
+        if let Some((_, held)) = self.handle(&value) {
+            *label = label.join(&held.label);
+            return Value::from(held.text.as_str());
+        }
+        match value {
+            Value::Array(all) => all.into_iter().map(|one| self.resolve(one, label)).collect(),
+            Value::Object(all) => {
+                let all = all.into_iter().map(|(name, one)| (name, self.resolve(one, label)));
+                Value::Object(all.collect())
+            }
+            other => other,
+        }
+    }
+
+    /// What a call that is answered has changed: the plan, what was let through, what the user has allowed.
+    fn settle(&mut self, call: &Call, result: &ToolResult) {
+        let Ok(arguments) = serde_json::from_str::<Value>(&call.arguments) else { return };
+        if call.name == "plan" && !result.failed && self.may_plan().is_ok() {
+            self.plan = serde_json::from_value(arguments).ok();
+            return;
+        }
+        let spec = self.program.request.tools.iter().find(|spec| spec.name == call.name);
+        let Some(spec) = spec.filter(|spec| spec.effect != Effect::Read) else { return };
+        let leaves = self.leaves(spec, &arguments);
+        let (bits, bytes) = gate::cost(spec.effect, &leaves);
+        let decides = |leaf: &&Leaf| !matches!(leaf.role, ParamRole::Payload | ParamRole::Opaque);
+        let values = leaves.iter().filter(decides).filter(|_| self.confirmed == Some(true));
+        let allowed = values
+            .filter_map(|leaf| Some((spec.kind(leaf.parameter())?.to_string(), leaf.text.clone())));
+        let allowed: Vec<_> = allowed.collect();
+        self.allowed.extend(allowed);
+        self.through.0 = self.through.0.saturating_add(bits);
+        self.through.1 = self.through.1.saturating_add(bytes);
+        if let Some(plan) = self.plan.as_mut().filter(|_| !self.label.is_trusted()) {
+            plan.carried_out(&call.name, &arguments);
+        }
+    }
+
+    /// What the model gets to read of a result.
+    fn seen(&mut self, parts: Vec<Part>) -> Vec<Part> {
+        let hide = |part: &Part| self.program.quarantine && !part.label.is_trusted();
+        if !parts.iter().any(hide) {
+            return parts;
+        }
+        let hides: Vec<bool> = parts.iter().map(hide).collect();
+        let seen = parts.into_iter().zip(hides).map(|(part, hides)| {
+            if !hides {
+                return part;
+            }
+            let shown = quarantine::shown(self.hidden.len(), &part);
+            self.hidden.push(part);
+            shown
+        });
+        seen.collect()
+    }
+
+    fn list(&mut self, listed: Vec<Listed>) {
+        for one in listed {
+            // The same from another hand is not better than it was.
+            let same = |other: &Listed| {
+                (&other.kind, &other.value, &other.name) == (&one.kind, &one.value, &one.name)
+            };
+            match self.listed.iter_mut().find(|other| same(other)) {
+                Some(other) => {
+                    other.by_name &= one.by_name;
+                    other.label = other.label.join(&one.label);
+                }
+                None => self.listed.push_back(one),
+            }
+        }
+        while self.listed.len() > LISTED {
+            self.listed.pop_front();
+        }
     }
 
     /// What it had used up, for a system that starts again; `lived` milliseconds of it.
@@ -436,13 +614,20 @@ impl Repeated {
     }
 }
 
-/// Whether a text stands in another as words of its own.
-fn stands_in(text: &str, whole: &str) -> bool {
-    let apart = |char: Option<char>| char.is_none_or(|char| !char.is_alphanumeric());
-    !text.is_empty()
-        && whole.match_indices(text).any(|(at, _)| {
-            apart(whole[..at].chars().next_back()) && apart(whole[at + text.len()..].chars().next())
-        })
+/// Whether a part of a message is what the user wrote: in the conversation, or answering a question.
+pub(crate) fn is_of_user(message: &Message, part: &Part) -> bool {
+    let heard = matches!(message.name.as_deref(), Some("ask" | "receive"));
+    let user = Label::of(Sources::USER).integrity();
+    (message.role == Role::User || message.role == Role::Tool && heard)
+        && part.label.integrity() <= user
+}
+
+/// The label of what stands in a message beside what the user wrote.
+fn data(message: &Message) -> Label {
+    let others = message.parts.iter().filter(|part| !is_of_user(message, part));
+    // What the model said is of what it had read; that is in here already.
+    let others = others.filter(|_| message.role != Role::Assistant);
+    others.fold(Label::default(), |all, part| all.join(&part.label))
 }
 
 #[cfg(test)]
@@ -502,15 +687,5 @@ mod tests {
         life.program.request.tools.push(serde_json::from_value(theirs).unwrap());
         life.apply(said(&["clock", "theirs"]));
         assert_eq!(life.next(), Next::End(Finish::Calls));
-    }
-
-    #[test]
-    fn what_the_user_wrote_is_known_word_by_word() {
-        let life = life(&[]);
-        let all = serde_json::json!({"a": "ann@x.org", "b": 5, "c": "nn@x", "d": "", "e": "bob"});
-        let arguments = life.arguments(&all);
-        let chosen: Vec<bool> =
-            arguments.values().map(|argument| argument.chosen_by_user).collect();
-        assert_eq!(chosen, [true, true, false, false, false]);
     }
 }

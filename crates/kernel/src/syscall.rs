@@ -13,7 +13,10 @@ use yushan_abi::{Call, Effect, Invocation, Label, ParamRole, Sources, Tool, Tool
 
 use crate::gate::{self, Decision};
 use crate::life::Life;
+use crate::plan::{Plan, Step};
 use crate::process::Pid;
+use crate::provenance::Leaf;
+use crate::quarantine::Answer;
 
 /// Items that `recall` gives at most.
 const MOST_RECALLED: usize = 20;
@@ -70,6 +73,20 @@ pub enum SystemCall {
         /// What.
         question: String,
     },
+    /// Says which tools it means to call, before it reads anything that others wrote.
+    Plan {
+        /// Which.
+        steps: Vec<Step>,
+    },
+    /// Lets a child without capabilities read what stands behind a handle.
+    Extract {
+        /// The number of the handle.
+        value: u64,
+        /// What the child is asked.
+        question: String,
+        /// The form of its answer.
+        answer: Answer,
+    },
     /// Ends.
     Exit {
         /// What is said last.
@@ -84,8 +101,10 @@ fn few() -> usize {
 
 impl SystemCall {
     /// The names of all.
-    pub const NAMES: [&'static str; 9] =
-        ["fork", "spawn", "wait", "send", "receive", "remember", "recall", "ask", "exit"];
+    pub const NAMES: [&'static str; 11] = [
+        "fork", "spawn", "wait", "send", "receive", "remember", "recall", "ask", "plan", "extract",
+        "exit",
+    ];
 
     /// Reads a call; `None` if it is a tool's.
     pub fn parse(call: &Call) -> Option<Result<SystemCall, String>> {
@@ -94,8 +113,10 @@ impl SystemCall {
                 .map_err(|error| format!("the arguments are no JSON: {error}"))?;
             let parsed = serde_json::from_value(json!({ &call.name: arguments }));
             let mut parsed = parsed.map_err(|error| error.to_string())?;
-            if let SystemCall::Recall { limit, .. } = &mut parsed {
-                *limit = (*limit).clamp(1, MOST_RECALLED);
+            match &mut parsed {
+                SystemCall::Recall { limit, .. } => *limit = (*limit).clamp(1, MOST_RECALLED),
+                SystemCall::Plan { steps } => Plan { steps: steps.clone() }.check()?,
+                _ => {}
             }
             Ok(parsed)
         })
@@ -141,6 +162,24 @@ impl SystemCall {
                 json!({"question": text}),
                 json!(["question"]),
             ),
+            "plan" => (
+                "Say which tools you will call, before you read what others wrote.",
+                json!({"steps": {"type": "array", "items": {
+                    "type": "object",
+                    "properties": {
+                        "tool": text,
+                        "arguments": {"type": "object"},
+                        "times": {"type": "integer", "minimum": 1},
+                    },
+                    "required": ["tool"], "additionalProperties": false,
+                }}}),
+                json!(["steps"]),
+            ),
+            "extract" => (
+                "Have a value behind a handle read; gives the pid of the reader to wait for.",
+                json!({"value": number, "question": text, "answer": answer_schema()}),
+                json!(["value", "question", "answer"]),
+            ),
             "exit" => ("End, saying this.", json!({"text": text}), json!([])),
             _ => return None,
         };
@@ -160,23 +199,62 @@ impl SystemCall {
     }
 }
 
-/// What the gate says to a tool's call, and the arguments it was judged by.
-pub fn judge(life: &Life, spec: &ToolSpec, call: &Call) -> Result<(Decision, Value), String> {
+/// The forms of answers that may come out of quarantine.
+fn answer_schema() -> Value {
+    let form = |name: &str, properties: Value| {
+        let mut properties = properties;
+        let required: Vec<String> =
+            properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        properties["type"] = json!({"const": name});
+        let required: Vec<String> = std::iter::once("type".into()).chain(required).collect();
+        json!({
+            "type": "object", "properties": properties, "required": required,
+            "additionalProperties": false,
+        })
+    };
+    json!({"anyOf": [
+        form("boolean", json!({})),
+        form("integer", json!({"minimum": {"type": "integer"}, "maximum": {"type": "integer"}})),
+        form("date", json!({})),
+        form("choice", json!({"choices": {"type": "array", "items": {"type": "string"}}})),
+        form("listed", json!({"kind": {"type": "string"}})),
+    ]})
+}
+
+/// A call, judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// What the gate says.
+    pub decision: Decision,
+    /// What the driver gets: handles are their texts.
+    pub arguments: Value,
+    /// The join of all that the caller has read, and of those texts: what a driver makes of the arguments is no
+    /// better.
+    pub label: Label,
+    /// Where each value came from. Of a call that only looks: nothing.
+    pub leaves: Vec<Leaf>,
+}
+
+/// What the gate says to a tool's call at a time, in milliseconds since 1970.
+pub fn judge(life: &Life, spec: &ToolSpec, call: &Call, now_ms: u64) -> Result<Judged, String> {
     let arguments: Value = serde_json::from_str(&call.arguments)
         .map_err(|error| format!("the arguments are no JSON: {error}"))?;
     if !arguments.is_object() {
         return Err("the arguments are no JSON object".into());
     }
-    let labelled = life.arguments(&arguments);
     let capability = life.capability(&call.name);
-    let facts =
-        gate::facts(spec, &labelled, &life.label, capability.as_ref(), life.program.attended);
+    let looks = spec.effect == Effect::Read
+        && capability.as_ref().is_none_or(|capability| capability.only.is_empty());
+    let leaves = if looks { Vec::new() } else { life.leaves(spec, &arguments) };
+    let standing = life.standing(call, &arguments, capability.as_ref(), now_ms);
+    let facts = gate::facts(spec, &leaves, &standing);
     let decision = match (gate::decide(facts), life.confirmed) {
         (Decision::Ask(_), Some(true)) => Decision::Allow,
         (Decision::Ask(rule), Some(false)) => Decision::Deny(rule),
         (decision, _) => decision,
     };
-    Ok((decision, arguments))
+    let (arguments, behind) = life.resolved(arguments);
+    Ok(Judged { decision, arguments, label: life.label.join(&behind), leaves })
 }
 
 /// Runs a tool that the gate let through. Blocks. A tool that panics has failed.
@@ -214,6 +292,9 @@ mod tests {
             let required = spec.schema["required"].as_array().expect("a list");
             let value = |name: &Value| match name.as_str() {
                 Some("pid") => (name.as_str().unwrap_or("").to_string(), json!(7)),
+                Some("value") => ("value".to_string(), json!(0)),
+                Some("steps") => ("steps".to_string(), json!([{"tool": "x"}])),
+                Some("answer") => ("answer".to_string(), json!({"type": "date"})),
                 other => (other.unwrap_or("").to_string(), json!("x")),
             };
             let arguments: serde_json::Map<String, Value> = required.iter().map(value).collect();

@@ -10,6 +10,8 @@
 //! tokens from an empty window (`tg128`), and several sequences that continue prompts of 128 tokens
 //! together (`llama-batched-bench -npp 128 -ntg 128`). Figures are medians.
 
+mod gate;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Instant;
@@ -29,9 +31,13 @@ const PROMPT: usize = 128;
 
 /// Measure prefill and decode, beside this machine's limits
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: Option<What>,
     /// The model
-    file: String,
+    #[arg(required = true, value_name = "FILE")]
+    file: Option<String>,
     /// Numbers of threads, for example 1,2 or 1-8 [default: 1 to all processors]
     #[arg(long, value_name = "LIST", value_parser = flags::thread_list)]
     threads: Option<List>,
@@ -53,6 +59,12 @@ pub(crate) struct Bench {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What else can be measured.
+#[derive(clap::Subcommand)]
+enum What {
+    Gate(gate::Gate),
 }
 
 /// Clap reads a `Vec` as an option that may stand several times; behind a name of its own it is one value.
@@ -79,8 +91,11 @@ struct Limits {
 }
 
 impl Bench {
-    pub(crate) fn run(self) -> Result<()> {
-        let file = open::model(&self.file)?;
+    pub(crate) fn run(mut self) -> Result<()> {
+        if let Some(What::Gate(gate)) = self.what.take() {
+            return gate.run();
+        }
+        let file = open::model(self.file())?;
         if self.cases().next().is_none() {
             let why = "--prefill 0 --decode 0 leaves nothing to measure: leave one of them out";
             return Err(BadUsage(why.into()).into());
@@ -123,6 +138,10 @@ impl Bench {
             self.table(&engine, &limits, &rows)
         };
         Ok(std::io::stdout().write_all(text.as_bytes())?)
+    }
+
+    fn file(&self) -> &str {
+        self.file.as_deref().unwrap_or_default()
     }
 
     /// The tests: 0 stands for prefill, others for that many sequences that decode.
@@ -232,7 +251,7 @@ impl Bench {
             })
             .collect();
         json!({
-            "model": self.file,
+            "model": self.file(),
             "isa": Isa::best().name(),
             "read_bandwidth": by_threads(|limits| limits.bytes),
             "peak": peak,
@@ -242,7 +261,7 @@ impl Bench {
 
     fn table(&self, engine: &Engine, limits: &[Limits], rows: &[Row]) -> String {
         let arithmetic = arithmetic(engine);
-        let mut out = format!("{}, {}\n\n", self.file, Isa::best().name());
+        let mut out = format!("{}, {}\n\n", self.file(), Isa::best().name());
         for limit in limits {
             let (bytes, operations) = (limit.bytes / 1e9, limit.operations / 1e9);
             let _ = writeln!(

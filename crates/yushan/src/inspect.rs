@@ -85,17 +85,9 @@ impl Inspect {
     }
 }
 
-/// The text without what a terminal would obey: a file from outside may hold escape sequences.
+/// The text without what a terminal would obey or nobody could see.
 pub(crate) fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\n' | '\t' => out.push(char),
-            char if char.is_control() => out.extend(char.escape_default()),
-            char => out.push(char),
-        }
-    }
-    out
+    yushan_abi::printable(text)
 }
 
 /// Bytes of a file, or of the files of a folder.

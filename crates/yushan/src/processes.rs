@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use yushan_abi::Sources;
 use yushan_kernel::journal::Logged;
-use yushan_kernel::{Entry, Exit, Life, Replay};
+use yushan_kernel::{Card, Entry, Exit, Life, Replay};
 
 use crate::exit::BadUsage;
 use crate::inspect::visible;
@@ -287,20 +287,14 @@ fn show_question(at: &Where, pid: u64) -> Result<()> {
     }
     let life: Life = serde_json::from_value(known["life"].take()).context("a process")?;
     let call = life.open.front().context("the process asks nothing any more")?;
-    let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
     if call.name == "ask" {
+        let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
         println!("{}", visible(arguments["question"].as_str().unwrap_or_default()));
         return Ok(());
     }
-    println!("may it call {}?", plain(&call.name));
-    for (name, argument) in life.arguments(&arguments) {
-        let sources: Vec<&str> = argument.label.sources.names().collect();
-        let from = match argument.chosen_by_user {
-            true => "as you wrote".to_string(),
-            false => format!("made from what came from {}", sources.join(", ")),
-        };
-        println!("  {} = {} ({from})", plain(&name), plain(&arguments[&name].to_string()));
-    }
+    let spec = life.program.request.tools.iter().find(|spec| spec.name == call.name);
+    let spec = spec.context("the process asks for a tool that it was not told of")?;
+    print!("{}", visible(&Card::of(&life, spec, 0).text()));
     println!("answer with yushan answer {pid} --allow or --deny");
     Ok(())
 }

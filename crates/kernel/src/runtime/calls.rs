@@ -24,7 +24,7 @@ use crate::core::Event;
 use crate::gate::Decision;
 use crate::life::{Entry, LOOP, Life, Mode};
 use crate::process::Pid;
-use crate::syscall::{self, SystemCall, failed};
+use crate::syscall::{self, Judged, SystemCall, failed};
 
 /// Calls of one process that are made at the same time.
 const BESIDE: usize = 8;
@@ -64,6 +64,8 @@ fn misfit(validator: &Validator, arguments: &Value) -> Option<String> {
 struct Ready {
     tool: Arc<dyn Tool>,
     arguments: Value,
+    /// Of all that it is made from.
+    label: Label,
 }
 
 /// What is done about a call.
@@ -152,7 +154,8 @@ impl Runtime {
         let Some((tool, validator)) = self.drivers.0.get(&call.name) else {
             return answer(format!("the tool {:?} is not here now", call.name));
         };
-        let (decision, arguments) = match syscall::judge(life, tool.spec(), call) {
+        let judged = syscall::judge(life, tool.spec(), call, super::clock());
+        let Judged { decision, arguments, label, .. } = match judged {
             Ok(judged) => judged,
             Err(why) => return answer(why),
         };
@@ -166,16 +169,18 @@ impl Runtime {
         }
         let mode = life.program.modes.get(&call.name).copied().unwrap_or_default();
         match (decision, mode) {
+            (_, Mode::Auto | Mode::Ask) if life.confirmed == Some(false) => {
+                return answer("the user said no".into());
+            }
             (Decision::Deny(_), _) | (_, Mode::Deny) => return answer("denied".into()),
             (Decision::Allow, Mode::Auto) => {}
             (Decision::Allow, Mode::Ask) if life.confirmed == Some(true) => {}
-            _ if life.confirmed == Some(false) => return answer("the user said no".into()),
             _ if !life.program.attended => {
                 return answer("denied: nobody is there who could allow it".into());
             }
             (Decision::Ask(_), _) | (_, Mode::Ask) => return Course::Ask,
         }
-        Course::Make(Ready { tool: tool.clone(), arguments })
+        Course::Make(Ready { tool: tool.clone(), arguments, label })
     }
 
     /// Makes calls that only look beside the first one, if that is such a call.
@@ -215,7 +220,8 @@ impl Runtime {
     }
 
     /// Hands a call to its driver; first the journal hears of it.
-    fn make(&mut self, pid: Pid, key: String, Ready { tool, arguments }: Ready) {
+    fn make(&mut self, pid: Pid, key: String, ready: Ready) {
+        let Ready { tool, arguments, label } = ready;
         let Some(job) = self.jobs.get_mut(&pid) else { return };
         let Some(life) = &job.life else { return };
         if life.intended.contains(&key) && tool.spec().effect != Effect::Read {
@@ -231,7 +237,7 @@ impl Runtime {
             space: life.space(),
             copy: life.checked.under_way.then(|| format!("check-{key}")),
             owner: life.program.request.tenant.clone(),
-            label: life.label.clone(),
+            label,
             cancel: job.cancel.clone(),
             key,
         };
@@ -247,7 +253,8 @@ impl Runtime {
 
 /// The arguments of a call that may be made with nobody there to be asked.
 pub(super) fn permitted(life: &Life, tool: &dyn Tool, call: &Call) -> Result<Value, ToolResult> {
-    let (decision, arguments) = syscall::judge(life, tool.spec(), call).map_err(failed)?;
+    let judged = syscall::judge(life, tool.spec(), call, super::clock()).map_err(failed)?;
+    let Judged { decision, arguments, .. } = judged;
     let validator = jsonschema::validator_for(&tool.spec().schema)
         .map_err(|error| failed(format!("the tool's own schema is wrong: {error}")))?;
     if let Some(why) = misfit(&validator, &arguments) {

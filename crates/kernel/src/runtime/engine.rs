@@ -43,6 +43,8 @@ pub(super) struct Runtime {
     pub(super) outcomes: BTreeMap<Pid, Outcome>,
     /// Turns that could not be made ready, and when that is tried again.
     pub(super) later: Vec<(u64, Pid)>,
+    /// When the card of a process was made out that waits for its user, and for which call.
+    pub(super) issued: BTreeMap<Pid, (String, u64)>,
 }
 
 /// What a child said last.
@@ -126,6 +128,14 @@ impl Runtime {
             }
             Command::Mail(pid, user, text, reply) => {
                 if let Err(refusal) = self.mail(pid, &user, text, &reply) {
+                    let _ = reply.send(Err(refusal));
+                }
+            }
+            Command::Cards(user, reply) => {
+                let _ = reply.send(self.cards(&user));
+            }
+            Command::Decide(user, hash, allow, reply) => {
+                if let Err(refusal) = self.decide(&user, &hash, allow, &reply) {
                     let _ = reply.send(Err(refusal));
                 }
             }

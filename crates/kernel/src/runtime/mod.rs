@@ -48,6 +48,7 @@ pub use self::shelf::{Shelf, Stock};
 use self::swap::Swap;
 pub use self::swap::{SwapFile, Swapped};
 use crate::billing::Billing;
+use crate::card::Card;
 use crate::core::{Core, Event};
 use crate::job::{Fresh, Job};
 use crate::journal::{self, Logged, Mark, Told};
@@ -141,6 +142,10 @@ enum Command {
     /// By whom, and what.
     Says(Pid, String, Says, SyncSender<Result<(), Refusal>>),
     Mail(Pid, String, String, SyncSender<Result<(), Refusal>>),
+    /// Of whom.
+    Cards(String, SyncSender<Vec<Card>>),
+    /// By whom, which, and whether.
+    Decide(String, String, bool, SyncSender<Result<(), Refusal>>),
     Look(Pid, SyncSender<Option<Life>>),
     /// A model was loaded.
     Add(String, Box<dyn Executor>),
@@ -229,6 +234,7 @@ impl Kernel {
             commands: commands.clone(),
             outcomes: BTreeMap::new(),
             later: Vec::new(),
+            issued: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
             .name("kernel".into())
@@ -358,6 +364,19 @@ impl Kernel {
     pub fn says(&self, pid: Pid, user: &str, says: Says) -> Result<(), Refusal> {
         let user = user.to_string();
         self.ask(|reply| Command::Says(pid, user, says, reply)).unwrap_or_else(|| Err(stopped()))
+    }
+
+    /// The cards of a user's processes that wait for a word of the user's. Each can be answered once, while it is
+    /// not stale; a stale one is made out anew here.
+    pub fn cards(&self, user: &str) -> Vec<Card> {
+        self.ask(|reply| Command::Cards(user.to_string(), reply)).unwrap_or_default()
+    }
+
+    /// A user allows or forbids the call of one card, named by its hash. On return it is durable.
+    pub fn decide(&self, user: &str, hash: &str, allow: bool) -> Result<(), Refusal> {
+        let (user, hash) = (user.to_string(), hash.to_string());
+        self.ask(|reply| Command::Decide(user, hash, allow, reply))
+            .unwrap_or_else(|| Err(stopped()))
     }
 
     /// Sends a message of a user to a process.

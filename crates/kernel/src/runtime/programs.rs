@@ -25,6 +25,7 @@ use crate::core::Event;
 use crate::job::{Fresh, Job, panicked};
 use crate::life::{Entry, Life, Next};
 use crate::process::{Exit, Pid, Spawn};
+use crate::quarantine;
 use crate::syscall::{SystemCall, failed, said};
 
 /// Tokens of a turn that the journal takes together.
@@ -235,6 +236,16 @@ impl Runtime {
             SystemCall::Receive {} => self.tell(Event::Receive(pid)),
             SystemCall::Remember { text } => self.remember(pid, text),
             SystemCall::Recall { query, limit } => self.recall(pid, query, limit),
+            SystemCall::Plan { .. } => {
+                let may = life.may_plan();
+                self.answer(pid, may.map_or_else(failed, |()| said("the plan stands")));
+            }
+            SystemCall::Extract { value, question, answer } => {
+                match quarantine::reader(life, value, &question, answer) {
+                    Ok(program) => self.begin_child(pid, program, None, None),
+                    Err(why) => self.answer(pid, failed(why)),
+                }
+            }
             SystemCall::Ask { .. } if life.program.attended => self.tell(Event::Ask(pid)),
             SystemCall::Ask { .. } => self.answer(pid, failed("nobody is there to be asked")),
             SystemCall::Exit { text } => {
@@ -343,9 +354,12 @@ impl Runtime {
 
     /// Keeps what a child said last for a parent that waits for it later.
     pub(super) fn remember_outcome(&mut self, life: &Life) {
-        let result = match &life.exit {
-            Some(Exit::Done) | None => ToolResult::new(life.text.clone(), life.label.clone()),
-            Some(exit) => {
+        let result = match (&life.exit, &life.program.extraction) {
+            (Some(Exit::Done) | None, Some(extraction)) => extraction.result(&life.text),
+            (Some(Exit::Done) | None, None) => {
+                ToolResult::new(life.text.clone(), life.label.clone())
+            }
+            (Some(exit), _) => {
                 let why = match exit {
                     Exit::Budget(budget) => format!("its budget of {budget} was used up"),
                     Exit::Quota(granted) => format!("it may use no more: {granted}"),

@@ -5,7 +5,7 @@
 //! heard, and decides nothing. So only its own user can allow a call; anybody who could end the
 //! process can forbid one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 
 use yushan_abi::{Label, Message, Readers, Refusal, Role, Sources, ToolResult};
@@ -13,6 +13,7 @@ use yushan_abi::{Label, Message, Readers, Refusal, Role, Sources, ToolResult};
 use super::Says;
 use super::clerk::Then;
 use super::engine::Runtime;
+use crate::card::{CARD_MS, Card};
 use crate::core::Event;
 use crate::life::{Entry, Life};
 use crate::process::{Pid, Process, State};
@@ -95,6 +96,47 @@ impl Runtime {
             Says::Allow(..) => return Err(invalid("it asks a question; expected text")),
         }
         Ok(())
+    }
+
+    /// The cards of a user's processes. One that is stale, or of another call, is made out anew.
+    pub(super) fn cards(&mut self, user: &str) -> Vec<Card> {
+        let now = super::clock();
+        let asking = |pid: &Pid| {
+            let life = self.life(*pid)?;
+            let call = life.open.front().filter(|call| call.name != "ask")?;
+            let asks = self.core.process(*pid)?.state == State::Asking;
+            let spec = self.world.tools.iter().find(|tool| tool.spec().name == call.name)?;
+            (asks && life.program.request.tenant == user).then_some((life, spec.spec()))
+        };
+        let mut issued = BTreeMap::new();
+        let mut cards = Vec::new();
+        for pid in self.jobs.keys() {
+            let Some((life, spec)) = asking(pid) else { continue };
+            let fresh =
+                |(key, at): &&(String, u64)| *key == life.key() && now < at.saturating_add(CARD_MS);
+            let at = self.issued.get(pid).filter(fresh).map_or(now, |(_, at)| *at);
+            issued.insert(*pid, (life.key(), at));
+            cards.push(Card::of(life, spec, at));
+        }
+        self.issued.retain(|pid, _| self.jobs.contains_key(pid));
+        self.issued.extend(issued);
+        cards
+    }
+
+    /// What a user says to one card.
+    pub(super) fn decide(
+        &mut self,
+        user: &str,
+        hash: &str,
+        allow: bool,
+        reply: &SyncSender<Result<(), Refusal>>,
+    ) -> Result<(), Refusal> {
+        let card = self.cards(user).into_iter().find(|card| card.hash == hash);
+        let Some(card) = card else {
+            let detail = "there is no such card of yours, it was answered, or it is stale: look at the list again";
+            return Err(Refusal::Invalid { field: "card".into(), detail: detail.into() });
+        };
+        self.says(card.pid, user, Says::Allow(card.key, allow), reply)
     }
 
     /// A message of somebody's.
