@@ -581,6 +581,80 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
         ..NONE
     },
     Conversation {
+        name: "convert-csv-to-xlsx-to-json",
+        task: "Convert sales.csv to sales.xlsx, and that to sales.json.",
+        tools: &["convert"],
+        turns: &[
+            r#"|convert {"path": "sales.csv", "to_path": "sales.xlsx"}"#,
+            r#"|convert {"path": "sales.xlsx", "to_path": "sales.json"}"#,
+            r#"done"#,
+        ],
+        files: &[("sales.csv", SALES)],
+        then: |o| {
+            let rows: serde_json::Value =
+                serde_json::from_slice(&o.file("sales.json")).expect("JSON");
+            assert_eq!(rows[3]["sales"], 133.1);
+            assert_eq!(rows[4]["year"], 2023);
+            assert!(o.file("sales.xlsx").starts_with(b"PK"));
+        },
+        ..NONE
+    },
+    Conversation {
+        name: "convert-what-is-no-table-is-refused",
+        task: "Convert p.csv to p.json.",
+        tools: &["convert"],
+        turns: &[r#"|convert {"path": "p.csv", "to_path": "p.json"}"#, r#"{last}"#],
+        files: &[("p.csv", &[0, 159, 146, 150, 0, 1, 2, 3])],
+        then: |o| {
+            assert_eq!(o.answers[0]["failed"], true);
+        },
+        ..NONE
+    },
+    Conversation {
+        name: "convert-markdown-to-html",
+        task: "Convert a.md to a.html.",
+        tools: &["convert"],
+        turns: &[r#"|convert {"path": "a.md", "to_path": "a.html"}"#, r#"done"#],
+        files: &[("a.md", b"some **bold** text")],
+        then: |o| {
+            has(&String::from_utf8_lossy(&o.file("a.html")), "<strong>bold</strong>");
+        },
+        ..NONE
+    },
+    Conversation {
+        name: "draw-a-chart",
+        task: "Draw sales.svg.",
+        tools: &["draw"],
+        turns: &[
+            r#"|draw {"path": "sales.svg", "scene": {"items": [{"kind": "chart", "type": "line", "title": "Sales", "x_label": "year", "y_label": "sales", "labels": ["2019", "2020", "2021"], "series": [{"name": "all", "values": [100, 110, 121]}], "x": 0, "y": 0, "width": 400, "height": 300}]}}"#,
+            r#"done"#,
+        ],
+        then: |o| {
+            let svg = String::from_utf8_lossy(&o.file("sales.svg")).to_string();
+            has(&svg, "<svg");
+            has(&svg, "Sales");
+            has(&svg, "2021");
+        },
+        ..NONE
+    },
+    Conversation {
+        name: "python-a-plot-is-a-picture",
+        task: "Plot sales.csv to plot.png.",
+        tools: &["python"],
+        turns: &[
+            r#"|python {"code": "import csv\ntry:\n    import matplotlib.pyplot as plt\n    r = list(csv.DictReader(open('sales.csv')))\n    plt.plot([int(x['year']) for x in r], [float(x['sales']) for x in r])\n    plt.xlabel('year')\n    plt.savefig('plot.png')\nexcept ImportError:\n    print('matplotlib is missing')"}"#,
+            r#"{last}"#,
+        ],
+        files: &[("sales.csv", SALES)],
+        then: |o| {
+            if o.answer(0).contains("matplotlib is missing") {
+                return eprintln!("skipped: matplotlib is missing");
+            }
+            assert!(o.file("plot.png").starts_with(b"\x89PNG") && o.file("plot.png").len() > 5000);
+        },
+        ..NONE
+    },
+    Conversation {
         name: "memory-what-is-remembered-is-recalled",
         task: "Remember that the permit costs nothing, then recall it.",
         tools: &["remember", "recall"],

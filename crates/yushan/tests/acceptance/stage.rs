@@ -1,6 +1,7 @@
 //! The system that the conversations are held with.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use yushan_disk::Sqlite;
 use yushan_kernel::{Kernel, Options, World};
 use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress, Server, Spaces, Turn};
 use yushan_tools::calculator::Calculator;
+use yushan_tools::convert::driver::Convert;
+use yushan_tools::draw::driver::Draw;
 use yushan_tools::files::Files;
 use yushan_tools::python::{Limits, Python, discover};
 use yushan_tools::search::library::Library as Kept;
@@ -183,7 +186,11 @@ fn answer_questions(address: SocketAddr, says: Said, over: &std::sync::atomic::A
 }
 
 fn tools(disk: &Arc<dyn Disk>, index: &Arc<dyn Index>, site: SocketAddr) -> Vec<Arc<dyn Tool>> {
-    let found = discover::find(None).expect("Python 3: see yushan doctor");
+    // The one that `./test` has set up, with packages.
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin/python");
+    let own = std::env::var_os("YUSHAN_PYTHON").map_or(own, Into::into);
+    let own = own.is_file().then_some(own);
+    let found = discover::find(own.as_deref()).expect("Python 3: see yushan doctor");
     let mut tools: Vec<Arc<dyn Tool>> = vec![
         Arc::new(Calculator::new()),
         Arc::new(Python::new(disk.clone(), found, Limits::default())),
@@ -192,6 +199,8 @@ fn tools(disk: &Arc<dyn Disk>, index: &Arc<dyn Index>, site: SocketAddr) -> Vec<
     let guard = Guard::default().allow(&site.to_string()).expect("a place");
     let held = Held::new(disk.clone());
     tools.extend(Reader::new(Fetcher { guard, ..Fetcher::default() }, held.clone()).tools());
+    tools.push(Arc::new(Convert::new(disk.clone(), Default::default())));
+    tools.push(Arc::new(Draw::new(disk.clone())));
     let kept = Arc::new(Kept::new(index.clone(), disk.clone()));
     let page = yushan_tools::web::page::plain("The lodge at Paiyun has 116 beds for hikers.");
     let label = Label::of(yushan_abi::Sources::OWN_DATA);
