@@ -530,7 +530,7 @@ fn answer(
     parts.extend(notes.iter().map(|note| Part { text: note.clone(), label: system.clone() }));
     parts.push(Part { text: text.trim_start_matches('\n').into(), label: label.clone() });
     let files = files.into_iter().map(|entry| entry.file).collect();
-    ToolResult { parts, failed: ran.error.is_some(), files }
+    ToolResult { parts, failed: ran.error.is_some(), files, ..ToolResult::default() }
 }
 
 /// A cell that did not come to its end.
@@ -543,7 +543,7 @@ fn stopped(stop: &Stop, printed: &str, label: &Label) -> ToolResult {
         Part { text: why, label: label.clone() },
         Part { text: printed.to_string(), label: label.clone() },
     ];
-    ToolResult { parts, failed: true, files: Vec::new() }
+    ToolResult { parts, failed: true, files: Vec::new(), ..ToolResult::default() }
 }
 
 fn failed(error: impl std::fmt::Display) -> ToolResult {

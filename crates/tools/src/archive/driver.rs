@@ -122,7 +122,7 @@ impl ArchiveExtract {
             let names = paths.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
             parts.push(Part { text: format!("\n{names}"), label });
         }
-        Ok(ToolResult { parts, failed: false, files })
+        Ok(ToolResult { parts, failed: false, files, ..ToolResult::default() })
     }
 }
 

@@ -83,7 +83,7 @@ impl Convert {
             let text = format!("\nNote: {}.", made.notes.join(". "));
             parts.push(Part { text, label });
         }
-        Ok(ToolResult { parts, failed: false, files: vec![file] })
+        Ok(ToolResult { parts, failed: false, files: vec![file], ..ToolResult::default() })
     }
 }
 

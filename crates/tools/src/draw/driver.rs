@@ -73,7 +73,12 @@ impl Draw {
             .map_err(|error| refused(error.to_string()))?;
         let text = format!("Drew {} ({} bytes).", file.path, file.size);
         let label = Label::of(Sources::SYSTEM).join(invocation.label);
-        Ok(ToolResult { parts: vec![Part { text, label }], failed: false, files: vec![file] })
+        Ok(ToolResult {
+            parts: vec![Part { text, label }],
+            failed: false,
+            files: vec![file],
+            ..ToolResult::default()
+        })
     }
 }
 

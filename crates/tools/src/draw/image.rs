@@ -103,7 +103,12 @@ impl Image {
             .map_err(|error| refused(error.to_string()))?;
         let text = format!("Made {} ({}, {} bytes).", file.path, file.media_type, file.size);
         let said = Label::of(Sources::SYSTEM).join(invocation.label);
-        Ok(ToolResult { parts: vec![Part { text, label: said }], failed: false, files: vec![file] })
+        Ok(ToolResult {
+            parts: vec![Part { text, label: said }],
+            failed: false,
+            files: vec![file],
+            ..ToolResult::default()
+        })
     }
 }
 

@@ -71,7 +71,12 @@ pub(super) fn result(
         text: if place == 0 { text } else { format!("\n{text}") },
         label: label.clone(),
     });
-    ToolResult { parts: parts.collect(), failed: reply.is_error.unwrap_or(false), files }
+    ToolResult {
+        parts: parts.collect(),
+        failed: reply.is_error.unwrap_or(false),
+        files,
+        ..ToolResult::default()
+    }
 }
 
 /// A block of an answer.
