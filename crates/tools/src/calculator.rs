@@ -14,8 +14,10 @@ use yushan_abi::{Cancel, Effect, Invocation, ParamRole, Tool, ToolResult, ToolSp
 
 use crate::arguments::{read, spec};
 
-/// Bytes of an expression.
-const MOST_INPUT: usize = 1000;
+/// Bytes of an expression, and parentheses in each other: fend reads what is in parentheses about three times, and so again inside,
+/// and nothing can stop it while it reads.
+const MOST_INPUT: usize = 400;
+const MOST_DEPTH: usize = 6;
 /// Bytes of a result.
 const MOST_OUTPUT: usize = 4000;
 /// For one call.
@@ -245,12 +247,16 @@ fn misread(text: &str) -> Option<(usize, String)> {
         return error(0, "the expression is empty; give one such as 2 + 3");
     }
     if text.len() > MOST_INPUT {
-        return error(MOST_INPUT, "the expression is longer than 1000 bytes; compute it in parts");
+        return error(MOST_INPUT, "the expression is longer than 400 bytes; compute it in parts");
     }
     let mut open = Vec::new();
     let bytes = text.as_bytes();
     for (at, char) in text.char_indices() {
         match (char, bytes.get(at + 1)) {
+            ('(', _) if open.len() == MOST_DEPTH => {
+                let why = "more than 6 parentheses in each other: name parts of it, as in `a = 1 + 2; 3 * a`";
+                return error(at, why);
+            }
             ('(', _) => open.push(at),
             (')', _) if open.pop().is_none() => {
                 return error(at, "this closing parenthesis has no opening one");
@@ -336,10 +342,21 @@ fn find(text: &str, why: &str, limits: &Limits) -> Option<usize> {
     let mut ends: Vec<usize> = words(text).into_iter().map(|word| word.end).collect();
     ends.extend(text.match_indices([')', '!']).map(|(at, _)| at + 1));
     ends.sort_unstable();
-    let tried = |&&end: &&usize| evaluate(&text[..end], limits);
+    // Trying takes time too: if there is none left the place stays unknown.
+    let tried = |&&end: &&usize| {
+        if limits.should_interrupt() {
+            Err(INTERRUPTED.into())
+        } else {
+            evaluate(&text[..end], limits)
+        }
+    };
     let end = if why == UNREADABLE {
         let reads = |end: &&usize| !tried(end).is_err_and(|why| why == UNREADABLE);
-        *ends.iter().rev().find(reads).unwrap_or(&0)
+        let end = *ends.iter().rev().find(reads).unwrap_or(&0);
+        if limits.should_interrupt() {
+            return None;
+        }
+        end
     } else {
         let end = *ends.iter().find(|end| tried(end).is_err_and(|other| other == why))?;
         return Some(
