@@ -396,9 +396,13 @@ fn bad_answers_are_told_in_words_to_act_on() {
 #[test]
 fn who_is_slow_or_silent_is_left_and_so_is_who_nobody_waits_for() {
     // Sends a header a byte at a time for ever, or a body, or nothing at all.
-    let port = serve_raw(|mut stream| {
+    let (came, comes) = mpsc::channel();
+    let came = Mutex::new(came);
+    let port = serve_raw(move |mut stream| {
         let path = read_request(&stream).map(|asked| asked.path).unwrap_or_default();
-        let _ = stream.write_all(match path.as_str() {
+        let _ = lock(&came).send(path.clone());
+        let path = path.trim_end_matches("?again");
+        let _ = stream.write_all(match path {
             "/body" => b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
             _ => b"HTTP/1.1 200 OK\r\nX: ",
         });
@@ -418,12 +422,15 @@ fn who_is_slow_or_silent_is_left_and_so_is_who_nobody_waits_for() {
         assert_eq!(get(&fetcher, &url).unwrap_err(), Failure::Timeout(0), "{path}");
         fetcher.limits.time = Duration::from_secs(600);
         let cancel = Cancel::default();
-        let canceller = cancel.clone();
-        thread::spawn(move || {
-            thread::sleep(Duration::from_millis(100));
-            canceller.cancel();
+        let ask = Ask::page(Url::parse(&format!("{url}?again")).unwrap());
+        let failure = thread::scope(|scope| {
+            let fetching = scope.spawn(|| fetcher.fetch(ask, &cancel));
+            // Once it has reached the server nobody wants it.
+            let reached = comes.iter().any(|asked| asked == format!("{path}?again"));
+            assert!(reached);
+            cancel.cancel();
+            fetching.join().unwrap().unwrap_err()
         });
-        let failure = fetcher.fetch(Ask::page(Url::parse(&url).unwrap()), &cancel).unwrap_err();
         assert_eq!(failure, Failure::Cancelled, "{path}");
     }
 }
