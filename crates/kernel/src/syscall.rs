@@ -163,7 +163,7 @@ impl SystemCall {
                 json!(["question"]),
             ),
             "plan" => (
-                "Say which tools you will call, before you read what others wrote.",
+                "Say which tools you will call, before you read anything of others.",
                 json!({"steps": {"type": "array", "items": {
                     "type": "object",
                     "properties": {
