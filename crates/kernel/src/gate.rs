@@ -273,9 +273,11 @@ fn carries(leaf: &Leaf) -> bool {
     !whole && leaf.url.as_ref().is_some_and(|(_, carries)| *carries)
 }
 
-/// Whether this leaf sends nothing but an address that R9 lets through.
+/// Whether this leaf sends nothing but an address that R9 lets through: one in words, or the number of one in a list
+/// that the tool itself has made.
 fn is_named_address(leaf: &Leaf, capability: &Capability) -> bool {
     leaf.role == ParamRole::Opaque
+        || leaf.role == ParamRole::Selector && matches!(leaf.from, From::List(_))
         || leaf.url.is_some() && !carries(leaf) && control(leaf, capability) != Choice::Free
 }
 

@@ -9,6 +9,7 @@ use yushan_abi::{Effect, Invocation, Label, ParamRole, Part, Sources, Tool, Tool
 use super::{Providers, Query};
 use crate::arguments;
 use crate::web::held::{Held, HeldResult};
+use crate::web::reader::choice;
 
 /// Results, if nobody says how many.
 const RESULTS: usize = 8;
@@ -120,7 +121,8 @@ impl Tool for Search {
             ours.push_str(&format!("Not asked or without an answer: {passed_over}\n"));
         }
         parts.push(Part { text: ours, label: Label::of(Sources::SYSTEM) });
-        ToolResult { parts, ..ToolResult::default() }
+        let listed = held.iter().map(|held| choice("result", held.number, &held.label));
+        ToolResult { parts, listed: listed.collect(), ..ToolResult::default() }
     }
 
     fn forked(&self, from: &str, to: &str) -> Result<(), String> {

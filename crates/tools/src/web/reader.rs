@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 use yushan_abi::{
-    Cancel, Effect, FileRef, Invocation, Label, ParamRole, Part, Readers, Sources, Tool,
+    Cancel, Effect, FileRef, Invocation, Label, Listed, ParamRole, Part, Readers, Sources, Tool,
     ToolResult, ToolSpec,
 };
 
@@ -241,12 +241,22 @@ pub(crate) fn show(held: &HeldPage, page: &Page, from: usize) -> ToolResult {
         ));
     }
     page.notes.iter().for_each(|note| ours.push_str(&format!("{note}\n")));
+    let mut listed = vec![choice("page", held.number, &held.label)];
+    let shown =
+        links.split("\n[link ").skip(1).filter_map(|rest| rest.split(']').next()?.parse().ok());
+    listed.extend(shown.map(|number| choice("link", number, &held.label)));
     let mut parts = vec![web(head), web(text)];
     if !links.is_empty() {
         parts.push(web(links));
     }
     parts.push(Part { text: ours, label: Label::of(Sources::SYSTEM) });
-    ToolResult { parts, ..ToolResult::default() }
+    ToolResult { parts, listed, ..ToolResult::default() }
+}
+
+/// The number of something in a list of ours: it may be chosen as a whole.
+pub(crate) fn choice(kind: &str, number: u32, label: &Label) -> Listed {
+    let (kind, value) = (kind.to_string(), number.to_string());
+    Listed { kind, value, name: None, by_name: false, label: label.clone() }
 }
 
 /// The list of the links whose marks stand in a text.
@@ -300,9 +310,9 @@ fn fetch_spec(scripts: bool) -> ToolSpec {
 
 fn open_spec(scripts: bool) -> ToolSpec {
     let properties = json!({
-        "link": {"type": "integer", "minimum": 1, "description": "The number of a link of a page that was read"},
-        "page": {"type": "integer", "minimum": 1, "description": "The page that the link is on; the last one if it is left out"},
-        "result": {"type": "integer", "minimum": 1, "description": "The number of a result of a search, instead of a link"},
+        "link": {"type": "integer", "x-kind": "link", "minimum": 1, "description": "The number of a link of a page that was read"},
+        "page": {"type": "integer", "x-kind": "page", "minimum": 1, "description": "The page that the link is on; the last one if it is left out"},
+        "result": {"type": "integer", "x-kind": "result", "minimum": 1, "description": "The number of a result of a search, instead of a link"},
     });
     arguments::spec(
         "web_open",
@@ -320,7 +330,7 @@ fn read_spec() -> ToolSpec {
         "Reads on in a page that was read, without fetching it again.",
         Effect::Read,
         json!({
-            "page": {"type": "integer", "minimum": 1, "description": "Its number; the last one if it is left out"},
+            "page": {"type": "integer", "x-kind": "page", "minimum": 1, "description": "Its number; the last one if it is left out"},
             "span": {"type": "integer", "minimum": 1, "description": "Begin with this span"},
         }),
         &["span"],

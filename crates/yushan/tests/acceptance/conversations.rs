@@ -461,11 +461,14 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
         name: "web-a-page-is-read-and-cited",
         task: "How high is it, by http://SITE/peak ?",
         tools: &["web_fetch"],
-        turns: &[r#"|web_fetch {"url": "http://SITE/peak"}"#, r#"It is 3952 metres high. {last}"#],
+        turns: &[
+            r#"|web_fetch {"url": "http://SITE/peak"}"#,
+            r#"It is 3952 metres high [span 1]."#,
+        ],
         then: |o| {
             has(o.answer(0), "3952 metres");
-            has(o.answer(0), "[1]");
-            assert_eq!(o.answers[0]["sources"][0], "web");
+            has(o.answer(0), "[span 1]");
+            assert!(o.answers[0]["sources"].to_string().contains("web"));
         },
         ..NONE
     },
@@ -566,7 +569,7 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
         says: Some(Said::Allow(false)),
         then: |o| {
             assert_eq!(o.answers[1]["failed"], true);
-            has(o.answer(1), "no");
+            has(o.answer(1), "denied");
         },
         ..NONE
     },
