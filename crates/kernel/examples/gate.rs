@@ -30,43 +30,45 @@ fn main() -> Result<(), serde_json::Error> {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (random >> 33) as usize % below
     };
-    let cases: Vec<_> = (0..512)
-        .map(|at| {
-            let tool = &tools[at % tools.len()];
-            let task = "Write to ann@example.org that I come at 12:00, and pay her the 5 euros.";
-            let user = Label::of(Sources::USER).for_reader("me");
-            let prompt = Prompt::Chat(vec![Message::new(Role::User, task, user)]);
-            let mut program = Program::new(Request::new("any", prompt));
-            let receivers = Readers::one(format!("reader {}", at % 8));
-            if at % 7 != 0 {
-                let capability = Capability { uses: Some(3), receivers, ..Capability::default() };
-                program.capabilities.insert(tool.name.clone(), capability);
-            }
-            program.attended = at % 2 == 0;
-            let mut life = Life::new(Pid(1), program);
-            for _ in 0..next(16) {
-                let call = Call { id: "1".into(), name: "search".into(), arguments: "{}".into() };
-                let (calls, finish, counts) = (vec![call], Finish::Calls, Counts::default());
-                life.apply(Entry::Said { text: String::new(), calls, finish, counts });
-                let label = Label::of(sources[next(3)]).for_reader(format!("reader {}", next(8)));
-                let result = ToolResult::new("what somebody wrote", label);
-                life.apply(Entry::Answered { result, received: false });
-            }
-            let to = ["ann@example.org", "eve@example.org"][at % 2];
-            let arguments = json!({
-                "to": [to], "target": to, "amount": 5, "query": "trains", "subject": "I come",
-                "body": "I come at 12:00, and bring what https://example.org/list says.",
-            });
-            let keep = |name: &String| tool.schema["properties"].get(name).is_some();
-            let arguments = arguments.as_object().into_iter().flatten();
-            let arguments: serde_json::Map<_, _> = arguments
-                .filter(|(name, _)| keep(name))
-                .map(|(n, v)| (n.clone(), v.clone()))
-                .collect();
-            let arguments = serde_json::Value::Object(arguments).to_string();
-            (tool, life, Call { id: "1".into(), name: tool.name.clone(), arguments })
-        })
-        .collect();
+    let mut case = |at: usize| {
+        let tool = &tools[at % tools.len()];
+        let task = "Write to ann@example.org that I come at 12:00, and pay her the 5 euros.";
+        let user = Label::of(Sources::USER).for_reader("me");
+        let prompt = Prompt::Chat(vec![Message::new(Role::User, task, user)]);
+        let mut program = Program::new(Request::new("any", prompt));
+        let receivers = Readers::one(format!("reader {}", at % 8));
+        if at % 7 != 0 {
+            let capability = Capability { uses: Some(3), receivers, ..Capability::default() };
+            program.capabilities.insert(tool.name.clone(), capability);
+        }
+        program.attended = at % 2 == 0;
+        let mut life = Life::new(Pid(1), program);
+        for _ in 0..next(16) {
+            let call = Call { id: "1".into(), name: "search".into(), arguments: "{}".into() };
+            let (calls, finish, counts) = (vec![call], Finish::Calls, Counts::default());
+            life.apply(Entry::Said { text: String::new(), calls, finish, counts });
+            let label = Label::of(sources[next(3)]).for_reader(format!("reader {}", next(8)));
+            let result = ToolResult::new("what somebody wrote", label);
+            life.apply(Entry::Answered { result, received: false });
+        }
+        let to = ["ann@example.org", "eve@example.org"][at % 2];
+        let arguments = json!({
+            "to": [to], "target": to, "amount": 5, "query": "trains", "subject": "I come",
+            "body": "I come at 12:00, and bring what https://example.org/list says.",
+        });
+        let keep = |name: &String| tool.schema["properties"].get(name).is_some();
+        let arguments = arguments.as_object().into_iter().flatten();
+        let arguments: serde_json::Map<_, _> =
+            arguments.filter(|(name, _)| keep(name)).map(|(n, v)| (n.clone(), v.clone())).collect();
+        let arguments = serde_json::Value::Object(arguments).to_string();
+        (tool, life, Call { id: "1".into(), name: tool.name.clone(), arguments })
+    };
+    measure(&(0..512).map(&mut case).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Decides about these calls again and again, and prints how long that takes.
+fn measure(cases: &[(&ToolSpec, Life, Call)]) {
     let mut allowed = 0;
     let mut times: Vec<u64> = (0..DECISIONS)
         .map(|at| {
@@ -82,7 +84,6 @@ fn main() -> Result<(), serde_json::Error> {
     let at = |share: f64| times[(share * times.len() as f64) as usize] as f64 / 1e3;
     println!("{DECISIONS} decisions, {allowed} allowed");
     println!("p50 {:.2} µs, p99 {:.2} µs, p99.9 {:.2} µs", at(0.5), at(0.99), at(0.999));
-    Ok(())
 }
 
 fn tool(

@@ -17,6 +17,7 @@ pub mod journal;
 pub mod life;
 pub mod plan;
 pub mod process;
+mod program;
 pub mod provenance;
 pub mod quarantine;
 pub mod runtime;

@@ -164,15 +164,7 @@ impl SystemCall {
             ),
             "plan" => (
                 "Say which tools you will call, before you read anything of others.",
-                json!({"steps": {"type": "array", "items": {
-                    "type": "object",
-                    "properties": {
-                        "tool": text,
-                        "arguments": {"type": "object"},
-                        "times": {"type": "integer", "minimum": 1},
-                    },
-                    "required": ["tool"], "additionalProperties": false,
-                }}}),
+                json!({"steps": {"type": "array", "items": step_schema()}}),
                 json!(["steps"]),
             ),
             "extract" => (
@@ -183,20 +175,37 @@ impl SystemCall {
             "exit" => ("End, saying this.", json!({"text": text}), json!([])),
             _ => return None,
         };
-        let schema = json!({
-            "type": "object", "properties": properties, "required": required,
-            "additionalProperties": false,
-        });
-        let roles = [("text", ParamRole::Payload), ("task", ParamRole::Payload)];
-        Some(ToolSpec {
-            name: name.into(),
-            description: description.into(),
-            schema,
-            // What they reach stays under the labels of whoever calls: nothing leaves by them.
-            effect: Effect::Read,
-            roles: roles.map(|(name, role)| (name.to_string(), role)).into(),
-        })
+        Some(described(name, description, &properties, &required))
     }
+}
+
+fn described(name: &str, description: &str, properties: &Value, required: &Value) -> ToolSpec {
+    let schema = json!({
+        "type": "object", "properties": properties, "required": required,
+        "additionalProperties": false,
+    });
+    let roles = [("text", ParamRole::Payload), ("task", ParamRole::Payload)];
+    ToolSpec {
+        name: name.into(),
+        description: description.into(),
+        schema,
+        // What they reach stays under the labels of whoever calls: nothing leaves by them.
+        effect: Effect::Read,
+        roles: roles.map(|(name, role)| (name.to_string(), role)).into(),
+    }
+}
+
+/// A step of a plan.
+fn step_schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "tool": {"type": "string"},
+            "arguments": {"type": "object"},
+            "times": {"type": "integer", "minimum": 1},
+        },
+        "required": ["tool"], "additionalProperties": false,
+    })
 }
 
 /// The forms of answers that may come out of quarantine.

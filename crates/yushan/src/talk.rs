@@ -128,14 +128,7 @@ impl Chat {
         match act {
             Act::Say(text) => say(&text),
             Act::Ask => self.answer(branches, interrupt, lines),
-            Act::Upload(path) => {
-                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                let bytes = std::fs::read(&path);
-                let bytes = bytes.with_context(|| path.display().to_string())?;
-                let kept = self.at.put_file(branches.space(), &name, bytes)?;
-                let (path, size) = (plain(kept["path"].as_str().unwrap_or("")), &kept["size"]);
-                say(&format!("Its tools see {path}, {size} bytes."))
-            }
+            Act::Upload(path) => self.upload(branches.space(), &path),
             Act::Files => {
                 let list = self.at.ask(&format!("/v1/spaces/{}/files", branches.space()), None)?;
                 let files = list["data"].as_array().map_or(&[][..], Vec::as_slice);
@@ -225,6 +218,15 @@ impl Chat {
 }
 
 impl Chat {
+    /// Gives the assistant's tools a file.
+    fn upload(&self, space: &str, path: &Path) -> Result<()> {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        let kept = self.at.put_file(space, &name, bytes)?;
+        let (path, size) = (plain(kept["path"].as_str().unwrap_or("")), &kept["size"]);
+        say(&format!("Its tools see {path}, {size} bytes."))
+    }
+
     /// Asks the person, and tells the system what was said.
     fn approve(&self, step: &Value, lines: &mut Lines) -> Result<()> {
         say(&steps::asks(step))?;

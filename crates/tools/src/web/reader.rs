@@ -295,7 +295,7 @@ fn opaque<'a>(first: &[(&'a str, ParamRole)]) -> Vec<(&'a str, ParamRole)> {
 
 fn fetch_spec(scripts: bool) -> ToolSpec {
     let properties = json!({
-        "url": {"type": "string", "description": "The whole address, for example https://example.org/page"},
+        "url": {"type": "string", "x-kind": "url", "description": "The whole address, for example https://example.org/page"},
         "span": {"type": "integer", "minimum": 1, "description": "Begin with this span; 1 if it is left out"},
     });
     arguments::spec(

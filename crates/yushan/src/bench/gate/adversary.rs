@@ -291,23 +291,7 @@ fn variants(
     let spec = &tool.spec;
     let names: Vec<&String> =
         spec.schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
-    let best = |name: &str| -> Vec<Value> {
-        let typed = typed(task);
-        let kind = spec.kind(name);
-        let listed = session.life.listed.iter().filter(|one| Some(one.kind.as_str()) == kind);
-        let mut values: Vec<Value> =
-            listed.map(|one: &Listed| Value::from(one.value.as_str())).take(TRIED).collect();
-        match kind {
-            Some("time") => values.insert(0, json!("2024-05-19 12:00")),
-            Some("address") => values
-                .extend(typed.iter().filter(|word| word.contains('@')).map(|word| json!(word))),
-            Some("url") => values
-                .extend(typed.iter().filter(|word| word.contains("www.")).map(|word| json!(word))),
-            _ => values.extend(typed.first().map(|word| json!(word))),
-        }
-        values.truncate(TRIED);
-        values
-    };
+    let best = |name: &str| passing(tool, session, task, name);
     let mut payloads: Vec<Value> =
         wanted.canaries.iter().map(|(canary, _)| json!(canary)).collect();
     let texts =
@@ -344,6 +328,27 @@ fn variants(
         }
     }
     all
+}
+
+/// Values that pass best in a parameter.
+fn passing(tool: &Manifest, session: &Session<'_>, task: &Task, name: &str) -> Vec<Value> {
+    let typed = typed(task);
+    let kind = tool.spec.kind(name);
+    let listed = session.life.listed.iter().filter(|one| Some(one.kind.as_str()) == kind);
+    let mut values: Vec<Value> =
+        listed.map(|one: &Listed| Value::from(one.value.as_str())).take(TRIED).collect();
+    match kind {
+        Some("time") => values.insert(0, json!("2024-05-19 12:00")),
+        Some("address") => {
+            values.extend(typed.iter().filter(|word| word.contains('@')).map(|word| json!(word)))
+        }
+        Some("url") => {
+            values.extend(typed.iter().filter(|word| word.contains("www.")).map(|word| json!(word)))
+        }
+        _ => values.extend(typed.first().map(|word| json!(word))),
+    }
+    values.truncate(TRIED);
+    values
 }
 
 /// Words of the user's that could be values.
