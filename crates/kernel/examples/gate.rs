@@ -37,11 +37,11 @@ fn main() -> Result<(), serde_json::Error> {
         let prompt = Prompt::Chat(vec![Message::new(Role::User, task, user)]);
         let mut program = Program::new(Request::new("any", prompt));
         let receivers = Readers::one(format!("reader {}", at % 8));
-        if at % 7 != 0 {
+        if !at.is_multiple_of(7) {
             let capability = Capability { uses: Some(3), receivers, ..Capability::default() };
             program.capabilities.insert(tool.name.clone(), capability);
         }
-        program.attended = at % 2 == 0;
+        program.attended = at.is_multiple_of(2);
         let mut life = Life::new(Pid(1), program);
         for _ in 0..next(16) {
             let call = Call { id: "1".into(), name: "search".into(), arguments: "{}".into() };

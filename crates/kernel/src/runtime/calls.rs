@@ -33,7 +33,13 @@ const BESIDE: usize = 8;
 const WARNED: u32 = 3;
 
 /// The tools, with what checks their arguments.
-pub(super) struct Drivers(BTreeMap<String, (Arc<dyn Tool>, Result<Validator, String>)>);
+pub(super) struct Drivers(BTreeMap<String, Driver>);
+
+/// A tool, and what checks the arguments of its calls; why nothing can, if its own schema is wrong.
+struct Driver {
+    tool: Arc<dyn Tool>,
+    validator: Result<Validator, String>,
+}
 
 impl Drivers {
     pub(super) fn new(tools: &[Arc<dyn Tool>]) -> Drivers {
@@ -41,7 +47,7 @@ impl Drivers {
             let spec = tool.spec();
             let validator =
                 jsonschema::validator_for(&spec.schema).map_err(|error| error.to_string());
-            (spec.name.clone(), (tool.clone(), validator))
+            (spec.name.clone(), Driver { tool: tool.clone(), validator })
         };
         // Of two with one name the first is called.
         Drivers(tools.iter().rev().map(driver).collect())
@@ -151,7 +157,7 @@ impl Runtime {
         if !able(life, call) {
             return Course::Answer(unable(life, call));
         }
-        let Some((tool, validator)) = self.drivers.0.get(&call.name) else {
+        let Some(Driver { tool, validator }) = self.drivers.0.get(&call.name) else {
             return answer(format!("the tool {:?} is not here now", call.name));
         };
         let judged = syscall::judge(life, tool.spec(), call, super::clock());
@@ -215,7 +221,7 @@ impl Runtime {
     }
 
     fn looks(&self, call: &Call) -> bool {
-        let effect = self.drivers.0.get(&call.name).map(|(tool, _)| tool.spec().effect);
+        let effect = self.drivers.0.get(&call.name).map(|driver| driver.tool.spec().effect);
         matches!(effect, Some(Effect::Read | Effect::Egress))
     }
 

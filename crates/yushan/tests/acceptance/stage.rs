@@ -67,7 +67,7 @@ fn part(messages: &[Message]) -> String {
     let conversation = CONVERSATIONS.iter().find(|one| one.name == name);
     let turns = messages.iter().filter(|message| message.role == Role::Assistant).count();
     let tools = messages.iter().filter(|message| message.role == Role::Tool);
-    let last = tools.map(Message::text).last().unwrap_or_default();
+    let last = tools.map(Message::text).next_back().unwrap_or_default();
     // A site has another port each time; its address stands in what the user wrote.
     let site = first.split_whitespace().find_map(|word| word.strip_prefix("http://"));
     let site = site.and_then(|rest| rest.split('/').next()).unwrap_or_default();
