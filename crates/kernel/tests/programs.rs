@@ -179,7 +179,7 @@ fn a_tool_can_be_set_to_ask_or_to_never() {
     assert_eq!(said(&system.kernel, set(Mode::Deny, true)), "hmdenied");
     let text = said(&system.kernel, set(Mode::Ask, false));
     assert_eq!(text, "hmdenied: nobody is there who could allow it");
-    for (allowed, expected) in [(true, "hmlook({\"to\":1})"), (false, "hmthe user said no")] {
+    for (allowed, expected) in [(true, "hmlook({\"to\":1})"), (false, "hma user said no")] {
         let (pid, events) = start(&system.kernel, set(Mode::Ask, true));
         let key = loop {
             match events.recv_timeout(Duration::from_secs(20)).expect("it asks") {
@@ -343,7 +343,7 @@ fn what_came_from_outside_decides_nothing_unless_the_user_says_so() {
             _ => last(messages),
         }
     }
-    for (allow, expected) in [(true, "write({\"to\":\"attacker\"})"), (false, "denied")] {
+    for (allow, expected) in [(true, "write({\"to\":\"attacker\"})"), (false, "a user said no")] {
         let system = self::system(obeys, Paper::default());
         let (pid, events) = start(&system.kernel, program("go"));
         let life = until(|| {
@@ -635,7 +635,7 @@ fn only_its_own_user_speaks_for_a_process() {
     system.kernel.mail(pid, "bob", "to elsewhere".into()).expect("is taken");
     let life = until(|| system.kernel.look(pid).filter(|life| life.turns == 2));
     until(|| system.kernel.says(pid, "bob", Says::Allow(life.key(), false)).ok());
-    assert_eq!(end(&events).0, "denied");
+    assert_eq!(end(&events).0, "a user said no");
 }
 
 #[test]

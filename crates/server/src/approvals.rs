@@ -10,6 +10,7 @@ use axum::extract::{Extension, Request, State};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
+use yushan_kernel::card::Card;
 use yushan_kernel::{Kernel, Life, Pid, Says, State as At};
 
 use crate::Server;
@@ -31,6 +32,11 @@ pub(crate) struct Approval {
     name: String,
     /// As the model gave them.
     arguments: Value,
+    /// What would happen, value by value, and where each came from; none for a question.
+    #[schema(value_type = Option<Object>)]
+    card: Option<Card>,
+    /// The same in lines, for people.
+    text: String,
 }
 
 /// All that wait.
@@ -62,7 +68,12 @@ pub(crate) async fn list(
     let data = blocking(move || {
         let waiting = kernel.processes().into_iter().filter(|process| process.state == At::Asking);
         let lives = waiting.filter_map(|process| own(&kernel, process.pid, &caller));
-        lives.filter_map(|life| approval(&life)).collect()
+        let lives: Vec<Life> = lives.collect();
+        let mut cards = kernel.cards(&caller.tenant);
+        let mut card = |key: &str| {
+            cards.iter().position(|card| card.key == key).map(|at| cards.swap_remove(at))
+        };
+        lives.iter().filter_map(|life| approval(life, card(&life.key()))).collect()
     })
     .await?;
     Ok(Json(Approvals { object: "list", data }))
@@ -108,7 +119,7 @@ fn own(kernel: &Kernel, pid: Pid, caller: &Caller) -> Option<Life> {
     kernel.look(pid).filter(|life| life.program.request.tenant == caller.tenant)
 }
 
-fn approval(life: &Life) -> Option<Approval> {
+fn approval(life: &Life, card: Option<Card>) -> Option<Approval> {
     let call = life.open.front()?;
     let text = || Value::String(call.arguments.clone());
     Some(Approval {
@@ -117,5 +128,7 @@ fn approval(life: &Life) -> Option<Approval> {
         title: life.program.title.clone(),
         name: call.name.clone(),
         arguments: serde_json::from_str(&call.arguments).unwrap_or_else(|_| text()),
+        text: card.as_ref().map(Card::text).unwrap_or_default(),
+        card,
     })
 }

@@ -90,6 +90,10 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
         let inner = error.into_inner();
         match inner.classify() {
             Category::Data => data_fault(&path, &inner.to_string()),
+            // A number that no float holds: the text is JSON, the field takes it not.
+            Category::Syntax if inner.to_string().starts_with("number out of range") => {
+                data_fault(&path, &inner.to_string())
+            }
             _ => Fault::Json(inner.to_string()),
         }
     })?;

@@ -229,8 +229,16 @@ impl Chat {
 
     /// Asks the person, and tells the system what was said.
     fn approve(&self, step: &Value, lines: &mut Lines) -> Result<()> {
-        say(&steps::asks(step))?;
         let question = step["name"] == "ask";
+        // What would happen and where each value came from is the system's to say, not the model's.
+        let list = if question { Value::Null } else { self.at.ask("/v1/approvals", None)? };
+        let mut open = list["data"].as_array().into_iter().flatten();
+        let card =
+            open.find(|open| open["key"] == step["key"]).and_then(|open| open["text"].as_str());
+        match card.filter(|text| !text.is_empty()) {
+            Some(text) => say(visible(text).trim_end())?,
+            None => say(&steps::asks(step))?,
+        }
         let prompt = if question { "answer: " } else { "allow? [y/N] " };
         // Whoever goes away has not allowed it.
         let line = lines.ask(prompt)?.unwrap_or_default();

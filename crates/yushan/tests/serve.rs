@@ -214,7 +214,7 @@ fn a_process_of_its_own_is_started_and_read_about() {
     assert_eq!(process["spawn"]["budget"]["tokens"], 500, "{process}");
     assert_eq!(process["counts"]["generated"], 6, "{process}");
     for (arguments, expected) in [
-        ("spawn x --tools calculator", "there is no tool \"calculator\""),
+        ("spawn x --tools teleport", "there is no tool \"teleport\""),
         ("spawn x --model other", "\"other\" does not exist"),
         ("logs 999", "999"),
         ("replay 999", "the journal has no process 999"),

@@ -176,7 +176,7 @@ impl Runtime {
         let mode = life.program.modes.get(&call.name).copied().unwrap_or_default();
         match (decision, mode) {
             (_, Mode::Auto | Mode::Ask) if life.confirmed == Some(false) => {
-                return answer("the user said no".into());
+                return answer("a user said no".into());
             }
             (Decision::Deny(_), _) | (_, Mode::Deny) => return answer("denied".into()),
             (Decision::Allow, Mode::Auto) => {}
