@@ -8,8 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -21,6 +20,7 @@ use crate::body::{FILE, OPTIONS, bytes};
 use crate::doors::Caller;
 use crate::events::blocking;
 use crate::fault::{ErrorBody, Fault};
+use crate::openai::files::download;
 use crate::system::kernel;
 
 /// Files of conversations and processes. Implementations: the tools' file spaces; the fake of the tests. All block.
@@ -137,12 +137,7 @@ pub(crate) async fn read(
     let read =
         move |spaces: &dyn Spaces, owner: &str, space: &str| spaces.read(owner, space, &path);
     let bytes = within(&server, &caller, &space, read).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream"),
-        (header::CONTENT_DISPOSITION, "attachment"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    Ok((headers, bytes).into_response())
+    Ok(download(bytes))
 }
 
 /// Puts a file into a space, over what was there; the body is the file.

@@ -4,6 +4,7 @@
 //! all, a fork is a copy of the document, undo looks into the same document, and no content is stored twice. Each file has the label
 //! of what wrote it.
 
+pub(crate) mod driver;
 mod paths;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -221,6 +221,16 @@ pub(crate) async fn get(
     Ok(Json(find(&server, &caller, &id).await?.file))
 }
 
+/// Bytes as a download: never as a page of this server.
+pub(crate) fn download(bytes: Vec<u8>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_DISPOSITION, "attachment"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, bytes).into_response()
+}
+
 /// Gives a file's bytes back, as a download: never as a page of this server.
 #[utoipa::path(
     get,
@@ -236,12 +246,7 @@ pub(crate) async fn content(
     let kept = find(&server, &caller, &id).await?;
     let bytes = server.on_disk(move |disk| disk.get_bytes(&kept.sha256)).await?;
     let bytes = bytes.ok_or_else(|| Fault::Internal(format!("file {id}: its bytes are lost")))?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream"),
-        (header::CONTENT_DISPOSITION, "attachment"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    Ok((headers, bytes).into_response())
+    Ok(download(bytes))
 }
 
 /// Deletes a file.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use yushan_abi::{
-    Disk, Effect, Invocation, Label, ParamRole, Part, Sources, Tool, ToolResult, ToolSpec,
-};
+use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, ToolResult, ToolSpec};
 
 use super::{Limits, list, unpack};
 use crate::arguments::{read, refused, spec};
-use crate::space::{self, Edit, Space};
+use crate::space::driver::tool_in_a_space;
+use crate::space::{Edit, Space};
 
 /// Names that are shown of a long list.
 const SHOWN: usize = 200;
@@ -54,9 +53,9 @@ impl ArchiveList {
         ArchiveList { spec, disk, limits }
     }
 
-    fn run(&self, invocation: &Invocation<'_>) -> Result<ToolResult, ToolResult> {
+    fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
-        let (_, content) = opened(&self.disk, invocation, &arguments.path)?;
+        let content = space.read(&arguments.path).map_err(|error| refused(error.to_string()))?;
         let label = content.label.join(invocation.label);
         let entries = list(&content.bytes, &self.limits)
             .map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
@@ -89,9 +88,9 @@ impl ArchiveExtract {
         ArchiveExtract { spec, disk, limits }
     }
 
-    fn run(&self, invocation: &Invocation<'_>) -> Result<ToolResult, ToolResult> {
+    fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
-        let (space, content) = opened(&self.disk, invocation, &arguments.path)?;
+        let content = space.read(&arguments.path).map_err(|error| refused(error.to_string()))?;
         let label = content.label.join(invocation.label);
         let entries = unpack(&content.bytes, &self.limits)
             .map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
@@ -126,34 +125,5 @@ impl ArchiveExtract {
     }
 }
 
-fn opened(
-    disk: &Arc<dyn Disk>,
-    invocation: &Invocation<'_>,
-    path: &str,
-) -> Result<(Space, space::Content), ToolResult> {
-    let space = Space::open(Arc::clone(disk), invocation.owner, invocation.space)
-        .map_err(|error| refused(error.to_string()))?;
-    let content = space.read(path).map_err(|error| refused(error.to_string()))?;
-    Ok((space, content))
-}
-
-macro_rules! in_a_space {
-    ($driver:ty) => {
-        impl Tool for $driver {
-            fn spec(&self) -> &ToolSpec {
-                &self.spec
-            }
-
-            fn call(&self, invocation: &Invocation<'_>) -> ToolResult {
-                self.run(invocation).unwrap_or_else(|refusal| refusal)
-            }
-
-            fn forked(&self, from: &str, to: &str) -> Result<(), String> {
-                space::fork(&*self.disk, from, to).map_err(|error| error.to_string())
-            }
-        }
-    };
-}
-
-in_a_space!(ArchiveList);
-in_a_space!(ArchiveExtract);
+tool_in_a_space!(ArchiveList);
+tool_in_a_space!(ArchiveExtract);

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use yushan_abi::{
-    Disk, Effect, Invocation, Label, ParamRole, Part, Sources, Tool, ToolResult, ToolSpec,
-};
+use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, ToolResult, ToolSpec};
 
 use super::{Format, Limits, Options, convert};
 use crate::arguments::{read, refused, spec};
-use crate::space::{self, Space};
+use crate::space::Space;
+use crate::space::driver::tool_in_a_space;
 
 /// The driver.
 pub struct Convert {
@@ -60,12 +59,10 @@ impl Convert {
         Convert { spec, disk, limits }
     }
 
-    fn run(&self, invocation: &Invocation<'_>) -> Result<ToolResult, ToolResult> {
+    fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
         let from = format(arguments.from.as_deref(), &arguments.path, "from")?;
         let to = format(arguments.to.as_deref(), &arguments.to_path, "to")?;
-        let space = Space::open(Arc::clone(&self.disk), invocation.owner, invocation.space);
-        let space = space.map_err(|error| refused(error.to_string()))?;
         let content = space.read(&arguments.path).map_err(|error| refused(error.to_string()))?;
         // What is made of a file is no better than the file, nor than who chose what to make of it.
         let label = content.label.join(invocation.label);
@@ -101,16 +98,4 @@ fn format(named: Option<&str>, path: &str, parameter: &str) -> Result<Format, To
     })
 }
 
-impl Tool for Convert {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
-    }
-
-    fn call(&self, invocation: &Invocation<'_>) -> ToolResult {
-        self.run(invocation).unwrap_or_else(|refusal| refusal)
-    }
-
-    fn forked(&self, from: &str, to: &str) -> Result<(), String> {
-        space::fork(&*self.disk, from, to).map_err(|error| error.to_string())
-    }
-}
+tool_in_a_space!(Convert);

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use yushan_abi::{
-    Disk, Effect, Invocation, Label, ParamRole, Part, Sources, Tool, ToolResult, ToolSpec,
-};
+use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, ToolResult, ToolSpec};
 
 use super::draw;
 use crate::arguments::{read, refused, spec};
-use crate::space::{self, Space};
+use crate::space::Space;
+use crate::space::driver::tool_in_a_space;
 
 /// The driver.
 pub struct Draw {
@@ -58,7 +57,7 @@ impl Draw {
         Draw { spec, disk }
     }
 
-    fn run(&self, invocation: &Invocation<'_>) -> Result<ToolResult, ToolResult> {
+    fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
         if !arguments.path.to_ascii_lowercase().ends_with(".svg") {
             return Err(refused("`path` must end with .svg: drawings are SVG files"));
@@ -66,8 +65,6 @@ impl Draw {
         // What it says is made of the arguments, and of nothing else.
         let svg = draw(&arguments.scene)
             .map_err(|error| ToolResult::failed(error.to_string(), invocation.label.clone()))?;
-        let space = Space::open(Arc::clone(&self.disk), invocation.owner, invocation.space)
-            .map_err(|error| refused(error.to_string()))?;
         let file = space
             .write(&arguments.path, svg.as_bytes(), invocation.label)
             .map_err(|error| refused(error.to_string()))?;
@@ -82,16 +79,4 @@ impl Draw {
     }
 }
 
-impl Tool for Draw {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
-    }
-
-    fn call(&self, invocation: &Invocation<'_>) -> ToolResult {
-        self.run(invocation).unwrap_or_else(|refusal| refusal)
-    }
-
-    fn forked(&self, from: &str, to: &str) -> Result<(), String> {
-        space::fork(&*self.disk, from, to).map_err(|error| error.to_string())
-    }
-}
+tool_in_a_space!(Draw);

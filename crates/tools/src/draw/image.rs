@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 use yushan_abi::{
-    Disk, Effect, Invocation, Label, ParamRole, Part, Senses, Sources, Tool, ToolResult, ToolSpec,
-    Wish,
+    Disk, Effect, Invocation, Label, ParamRole, Part, Senses, Sources, ToolResult, ToolSpec, Wish,
 };
 
 use crate::arguments::{read, refused, spec};
-use crate::space::{self, Space};
+use crate::space::Space;
+use crate::space::driver::tool_in_a_space;
 
 /// Bytes of a prompt.
 const PROMPT: usize = 8_000;
@@ -69,7 +69,7 @@ impl Image {
         Image { spec, disk, senses, origin: origin.into() }
     }
 
-    fn run(&self, invocation: &Invocation<'_>) -> Result<ToolResult, ToolResult> {
+    fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
         let prompt = arguments.prompt.trim();
         if prompt.is_empty() || prompt.len() > PROMPT {
@@ -81,8 +81,6 @@ impl Image {
             let sizes: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
             return Err(refused(format!("`size` must be one of {}", sizes.join(", "))));
         };
-        let space = Space::open(Arc::clone(&self.disk), invocation.owner, invocation.space)
-            .map_err(|error| refused(error.to_string()))?;
         let mut label = Label::of(Sources::MODEL).join(invocation.label);
         label.origins.insert(self.origin.clone());
         let wish = Wish { prompt, width, height, cancel: invocation.cancel.clone() };
@@ -119,16 +117,4 @@ fn without_extension(path: &str) -> &str {
     found.map_or(path, |extension| &path[..path.len() - extension.len()])
 }
 
-impl Tool for Image {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
-    }
-
-    fn call(&self, invocation: &Invocation<'_>) -> ToolResult {
-        self.run(invocation).unwrap_or_else(|refusal| refusal)
-    }
-
-    fn forked(&self, from: &str, to: &str) -> Result<(), String> {
-        space::fork(&*self.disk, from, to).map_err(|error| error.to_string())
-    }
-}
+tool_in_a_space!(Image);

@@ -9,8 +9,8 @@ use yushan_kernel::{Billing, Payer};
 
 /// A disk that can be copied, and that refuses to write after so many records.
 #[derive(Clone, Default)]
-pub(crate) struct Paper {
-    pub(crate) records: Arc<Mutex<Vec<Record>>>,
+pub(super) struct Paper {
+    pub(super) records: Arc<Mutex<Vec<Record>>>,
     documents: Arc<Mutex<BTreeMap<(String, String), Document>>>,
     items: Arc<Mutex<Vec<Item>>>,
     room: Option<usize>,
@@ -21,17 +21,17 @@ pub(crate) struct Paper {
 
 impl Paper {
     /// A disk with room for so many records.
-    pub(crate) fn small(room: usize) -> Paper {
+    pub(super) fn small(room: usize) -> Paper {
         Paper { room: Some(room), ..Paper::default() }
     }
 
     /// A disk of which one write fails, with an error of the device.
-    pub(crate) fn faulty(write: usize) -> Paper {
+    pub(super) fn faulty(write: usize) -> Paper {
         Paper { fails: Some(write), ..Paper::default() }
     }
 
     /// The disk as it was after so many records; what was kept to be found is there.
-    pub(crate) fn torn(&self, records: usize) -> Paper {
+    pub(super) fn torn(&self, records: usize) -> Paper {
         let records = self.records.lock().unwrap()[..records].to_vec();
         let items = Arc::new(Mutex::new(self.items.lock().unwrap().clone()));
         Paper { records: Arc::new(Mutex::new(records)), items, ..Paper::default() }
@@ -127,14 +127,14 @@ impl Index for Paper {
 }
 
 /// A tool that answers `NAME(ARGUMENTS)` and keeps the keys it was called with.
-pub(crate) struct Tally {
+pub(super) struct Tally {
     spec: ToolSpec,
     source: Sources,
-    pub(crate) keys: Mutex<Vec<String>>,
+    pub(super) keys: Mutex<Vec<String>>,
 }
 
 impl Tally {
-    pub(crate) fn new(name: &str, effect: Effect, source: Sources) -> Arc<Tally> {
+    pub(super) fn new(name: &str, effect: Effect, source: Sources) -> Arc<Tally> {
         let spec = serde_json::json!({
             "name": name, "effect": effect,
             "schema": {"properties": {"to": {"type": ["string", "integer"]}}, "required": ["to"]},
@@ -159,17 +159,17 @@ impl Tool for Tally {
 
 /// Accounts on paper: what each payer was charged, and what each may use.
 #[derive(Default)]
-pub(crate) struct Till {
-    pub(crate) charged: Mutex<BTreeMap<Payer, Counts>>,
+pub(super) struct Till {
+    pub(super) charged: Mutex<BTreeMap<Payer, Counts>>,
     /// Tokens that may be used before no more turns begin; `None`: as many as one likes.
-    pub(crate) most: Mutex<Option<usize>>,
+    pub(super) most: Mutex<Option<usize>>,
     /// How often a turn has to wait first.
-    pub(crate) busy: Mutex<usize>,
+    pub(super) busy: Mutex<usize>,
 }
 
 impl Till {
     /// Tokens read and written that a payer was charged.
-    pub(crate) fn of(&self, payer: &Payer) -> (usize, usize) {
+    pub(super) fn of(&self, payer: &Payer) -> (usize, usize) {
         let charged = self.charged.lock().unwrap();
         charged.get(payer).map_or((0, 0), |counts| (counts.prompt, counts.generated))
     }
