@@ -96,7 +96,7 @@ impl Agent {
 }
 
 /// A space belongs to its user: others who give it the same name have another.
-pub(crate) fn named(name: &str, tenant: &str) -> Result<String, Fault> {
+pub fn named(name: &str, tenant: &str) -> Result<String, Fault> {
     let fits = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
     if !NAME.contains(&name.len()) || !name.chars().all(fits) {
         let why = format!("{name:?} was given; expected 1 to 64 letters of A-Z a-z 0-9 - _ .");

@@ -17,6 +17,7 @@ mod events;
 mod fault;
 mod ids;
 mod listen;
+mod mcp;
 mod metrics;
 mod ollama;
 mod openai;
@@ -40,10 +41,12 @@ use std::time::Duration;
 use yushan_abi::{Complete, Disk, Index, ModelInfo, Request};
 use yushan_kernel::Seats;
 
+pub use agent::named as space_named;
 pub use doors::{Access, Allowance, Caller, Denial, Doors, Keys, Turn};
 pub use fault::Fault;
 pub use ids::rfc3339;
 pub use listen::serve;
+pub use mcp::Mcp;
 pub use routes::router;
 pub use spaces::Spaces;
 pub use traces::Traces;
@@ -91,6 +94,8 @@ pub struct Server {
     pub kernel: Option<Arc<yushan_kernel::Kernel>>,
     /// The files that tools work with, where there are tools.
     pub spaces: Option<Arc<dyn Spaces>>,
+    /// Offers the tools to other programs, where there are tools.
+    pub mcp: Option<Arc<dyn Mcp>>,
     /// What the engines hold and what was swapped out of them, for `/metrics`.
     pub seats: Box<dyn Fn() -> Option<Seats> + Send + Sync>,
     /// Under which names it is called.
@@ -119,6 +124,7 @@ impl Server {
             index: None,
             kernel: None,
             spaces: None,
+            mcp: None,
             seats: Box::new(|| None),
             doors: Doors::default(),
             deadline: Duration::from_secs(30),

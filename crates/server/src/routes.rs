@@ -9,12 +9,12 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 
 use crate::doors::{self, Access};
 use crate::fault::{Fault, as_ollama};
 use crate::openai::{chat, completions, embeddings, files, models, responses};
-use crate::{Server, approvals, chats, ollama, openapi, page, spaces, system, text, visits};
+use crate::{Server, approvals, chats, mcp, ollama, openapi, page, spaces, system, text, visits};
 
 /// All routes behind their guards.
 pub fn router(server: Arc<Server>) -> Router {
@@ -76,6 +76,7 @@ fn completing() -> Routes {
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/responses", post(responses::create))
+        .route("/mcp", any(mcp::answer))
 }
 
 fn showing() -> Routes {

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use yushan_abi::{
-    Call, Class, Complete, Label, Message, ModelInfo, Prompt, Role, Sampling, Sources, ToolResult,
+    Call, Cancel, Class, Complete, Label, Message, ModelInfo, Prompt, Role, Sampling, Sources,
+    ToolResult,
 };
 use yushan_kernel::gate::Capability;
 use yushan_kernel::life::Mode;
@@ -231,7 +232,12 @@ pub(crate) async fn invoke(
     let kernel = kernel(&server)?;
     let space = named(&space, &caller.tenant)?;
     let call = Call { id: String::new(), name, arguments: arguments.to_string() };
-    Ok(Json(blocking(move || kernel.invoke(&caller.tenant, &space, &call)).await?))
+    // This function is dropped with the connection, the thread that it waits for is not.
+    let cancel = Cancel::default();
+    let wanted = Waited(cancel.clone());
+    let result = blocking(move || kernel.invoke(&caller.tenant, &space, &call, cancel)).await;
+    drop(wanted);
+    Ok(Json(result?))
 }
 
 /// All processes, those that ended lately too.
@@ -397,6 +403,15 @@ pub(crate) async fn replay(
     let replay = blocking(move || kernel.replay(Pid(pid), &payer, &still)).await;
     drop(wanted);
     Ok(Json(replay??))
+}
+
+/// Cancels a call when nobody waits for it any more.
+struct Waited(Cancel);
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// Whether somebody waits for an answer.

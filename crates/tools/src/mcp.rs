@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 
 pub use bridge::Bridge;
 pub use config::{Connect, ServerConfig};
-pub use server::Offer;
+pub use server::{HttpService, Offer};
 
 /// Why a server cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

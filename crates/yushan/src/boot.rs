@@ -22,8 +22,9 @@ use yushan_model::engine::available_memory;
 use yushan_server::Server;
 
 use crate::accounts::{Accounts, Storing, open_disk};
-use crate::drivers::{Folders, Tools};
+use crate::drivers::{Asked, Folders, Tools};
 use crate::exit::{BadFile, BadUsage};
+use crate::offer::Offered;
 use crate::remote::{self, Remote, Route};
 use crate::shelf::{Files, Pulled};
 use crate::spans::Spans;
@@ -163,20 +164,23 @@ impl System {
             swap_file: bounds.swap()?,
             ..Options::default()
         };
+        let asked = Asked::default();
         let world = World {
             disk: Some(disk.clone()),
             index: Some(index.clone()),
             price: bounds.price(disk.as_ref())?,
-            tools: bounds.tools.start(&disk, &index)?,
+            tools: bounds.tools.start(&disk, &index, &asked)?,
             billing: Some(accounts.clone()),
         };
         let kernel = Arc::new(Kernel::with_stock(world, loaded, stock, options));
         let pulled = Arc::new(Pulled(kernel.clone()));
         let complete = models.complete(kernel.clone(), bounds.queue);
+        let _ = asked.set(Arc::downgrade(&complete)); // set here alone
         let files = disk.clone();
         let mut server = Server::new(complete, disk, pulled, accounts);
         server.kernel = Some(kernel.clone());
         server.index = Some(index);
+        server.mcp = Some(Arc::new(Offered::new(kernel.clone(), files.clone())));
         server.spaces = Some(Arc::new(Folders(files)));
         let of = kernel.clone();
         server.seats = Box::new(move || Some(of.seats()));

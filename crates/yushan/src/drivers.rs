@@ -4,11 +4,13 @@
 //! offered, and what is missing is said by `yushan doctor`. Addresses and keys of search engines come from the
 //! environment, as secrets do.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
-use yushan_abi::{Disk, Effect, FileRef, Index, Label, Tool};
+use yushan_abi::{
+    Complete, Disk, Effect, Event, FileRef, Form, Index, Label, Overflow, Prompt, Request, Tool,
+};
 use yushan_server::{Fault, Spaces};
 use yushan_tools::archive;
 use yushan_tools::archive::driver::{ArchiveExtract, ArchiveList};
@@ -50,6 +52,20 @@ pub(crate) struct Tools {
     /// Let web tools reach this host on this machine or network, for example 127.0.0.1:8000
     #[arg(long, value_name = "HOST:PORT")]
     web_allow: Vec<String>,
+    /// The model whose vectors search_kept compares too, if `library add` was given it
+    #[arg(long, value_name = "MODEL")]
+    embed_model: Option<String>,
+}
+
+/// Where models are asked, once the system is built: tools are there before.
+pub(crate) type Asked = Arc<OnceLock<Weak<dyn Complete>>>;
+
+/// A guard that lets these through.
+pub(crate) fn guard(allowed: &[String]) -> Result<Guard> {
+    allowed.iter().try_fold(Guard::default(), |guard, place| {
+        let guard = guard.allow(place);
+        guard.map_err(|why| BadUsage(format!("--web-allow {place}: {why}")).into())
+    })
 }
 
 impl Tools {
@@ -58,6 +74,7 @@ impl Tools {
         &self,
         disk: &Arc<dyn Disk>,
         index: &Arc<dyn Index>,
+        asked: &Asked,
     ) -> Result<Vec<Arc<dyn Tool>>> {
         if self.no_tools {
             return Ok(Vec::new());
@@ -71,12 +88,7 @@ impl Tools {
         }
         tools.extend(Files::all(disk).into_iter().map(|tool| Arc::new(tool) as Arc<dyn Tool>));
         let held = Held::new(disk.clone());
-        let mut guard = Guard::default();
-        for place in &self.web_allow {
-            guard = guard
-                .allow(place)
-                .map_err(|why| BadUsage(format!("--web-allow {place}: {why}")))?;
-        }
+        let guard = guard(&self.web_allow)?;
         let mut reader = Reader::new(Fetcher { guard, ..Fetcher::default() }, held.clone());
         if let Some(chromium) = Chromium::find(disk.clone()) {
             reader = reader.with_chromium(chromium);
@@ -88,8 +100,12 @@ impl Tools {
         tools.push(Arc::new(ArchiveList::new(disk.clone(), limits())));
         tools.push(Arc::new(ArchiveExtract::new(disk.clone(), limits())));
         tools.push(Arc::new(Draw::new(disk.clone())));
-        let library = Arc::new(Library::new(index.clone(), disk.clone()));
-        let kept = Arc::new(Providers::default().with(library));
+        let mut library = Library::new(index.clone(), disk.clone());
+        if let Some(model) = &self.embed_model {
+            let (name, asked) = (model.clone(), asked.clone());
+            library = library.with_embed(model, move |texts| embedded(&asked, &name, texts));
+        }
+        let kept = Arc::new(Providers::default().with(Arc::new(library)));
         tools.push(Arc::new(Search::new("search_kept", kept, held.clone())));
         let remote = engines()?;
         if remote.is_remote() {
@@ -147,6 +163,29 @@ fn foreign(config: ServerConfig, disk: &Arc<dyn Disk>) -> Vec<Arc<dyn Tool>> {
     })
 }
 
+/// The vectors of texts, from a model of this system.
+fn embedded(asked: &Asked, model: &str, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+    let complete = asked.get().and_then(Weak::upgrade).ok_or("the system is not there yet")?;
+    let vectors = texts.iter().map(|text| {
+        let request = Request {
+            form: Form::Embedding,
+            overflow: Overflow::TruncateOldest,
+            ..Request::new(model, Prompt::Text(text.clone()))
+        };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        complete.complete(request, Box::new(sender)).map_err(|refusal| refusal.to_string())?;
+        for event in receiver {
+            match event {
+                Event::Embedding(vector) => return Ok(vector),
+                Event::Failed(refusal) => return Err(refusal.to_string()),
+                _ => {}
+            }
+        }
+        Err(format!("{model} gave no vector"))
+    });
+    vectors.collect()
+}
+
 /// The text of a file of the web that is no page.
 fn text_of(kind: &str, bytes: &[u8]) -> Option<Result<String, String>> {
     if kind != Format::Pdf.media_type() {
@@ -180,7 +219,7 @@ fn engines() -> Result<Providers> {
 pub(crate) struct Folders(pub(crate) Arc<dyn Disk>);
 
 impl Folders {
-    fn open(&self, owner: &str, space: &str) -> Result<Space, Fault> {
+    pub(crate) fn open(&self, owner: &str, space: &str) -> Result<Space, Fault> {
         Space::open(self.0.clone(), owner, space).map_err(fault)
     }
 }

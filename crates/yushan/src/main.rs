@@ -21,9 +21,11 @@ mod hub;
 mod inspect;
 mod interrupt;
 mod kept;
+mod library;
 mod logs;
 mod mcp;
 mod models;
+mod offer;
 mod open;
 mod own;
 mod processes;
@@ -97,6 +99,7 @@ enum Command {
     Replay(processes::ReplayOf),
     Answer(processes::Answer),
     Mail(processes::Mail),
+    Library(Box<library::Library>),
     Mcp(mcp::Mcp),
     Doctor(doctor::Doctor),
 }
@@ -131,6 +134,7 @@ fn main() -> std::process::ExitCode {
         Command::Replay(command) => command.run(),
         Command::Answer(command) => command.run(),
         Command::Mail(command) => command.run(),
+        Command::Library(command) => command.run(),
         Command::Mcp(command) => command.run(),
         Command::Doctor(command) => command.run(),
     };

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use yushan_abi::{FileRef, Label, Sources, ToolResult, ToolSpec};
-use yushan_kernel::syscall::SystemCall;
 use yushan_tools::mcp::{Bridge, Offer};
 
 use crate::accounts::open_disk;
 use crate::drivers::Configured;
 use crate::inspect::visible;
+use crate::offer::{Task, offered, refused};
 use crate::system::Where;
+use crate::talk::names;
 
 /// Offer this system's tools to other programs over MCP, and look at what other servers offer
 #[derive(clap::Args)]
@@ -64,24 +65,43 @@ impl Serve {
     fn run(self) -> Result<()> {
         let list = self.at.ask("/v1/tools", None)?;
         let specs: Vec<ToolSpec> = serde_json::from_value(list["data"].clone())?;
-        // Calls of the system are made by processes; whoever calls from outside is none.
-        let is_tool = |spec: &ToolSpec| !SystemCall::NAMES.contains(&spec.name.as_str());
-        let specs = specs.into_iter().filter(is_tool).collect();
+        let specs = offered(specs);
         let (at, space) = (self.at.clone(), self.space.clone());
         let call = move |name: &str, arguments: Value, _: yushan_abi::Cancel| {
-            let order = json!({ "arguments": arguments, "space": space });
-            let answer = at.ask(&format!("/v1/tools/{name}"), Some(&order));
-            let failed = |why: String| ToolResult::failed(why, Label::of(Sources::SYSTEM));
-            match answer.map(serde_json::from_value::<ToolResult>) {
-                Ok(Ok(result)) => result,
-                Ok(Err(error)) => failed(error.to_string()),
-                Err(error) => failed(format!("{error:#}")),
-            }
+            let answer = match name {
+                Task::TOOL => Task::read(arguments).and_then(|task| asked(&at, &space, task)),
+                _ => called(&at, &space, name, &arguments),
+            };
+            answer.unwrap_or_else(|why| refused(format!("{why:#}")))
         };
         let bytes = move |file: &FileRef| self.at.get_file(&self.space, &file.path).ok();
         let offer = Offer::new(specs, Arc::new(call), Arc::new(bytes));
         offer.serve_stdio().map_err(|why| anyhow!("{why}"))
     }
+}
+
+fn called(at: &Where, space: &str, name: &str, arguments: &Value) -> Result<ToolResult> {
+    let order = json!({ "arguments": arguments, "space": space });
+    Ok(serde_json::from_value(at.ask(&format!("/v1/tools/{name}"), Some(&order))?)?)
+}
+
+fn asked(at: &Where, space: &str, task: Task) -> Result<ToolResult> {
+    let model = match task.model {
+        Some(model) => model,
+        None => names(at)?.into_iter().next().context("the system has no model")?,
+    };
+    let tools = task.tools.iter().map(|name| json!({ "type": "system", "name": name }));
+    let tools: Vec<Value> = tools.collect();
+    let mut order =
+        json!({ "model": model, "messages": [{ "role": "user", "content": task.task }] });
+    if !tools.is_empty() {
+        order["tools"] = tools.into();
+        order["space"] = space.into();
+    }
+    let body = at.send("/v1/chat/completions", Some(&order), None)?;
+    let answer: Value = serde_json::from_str(&body.into_with_config().read_to_string()?)?;
+    let text = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default();
+    Ok(ToolResult::new(text, Label::of(Sources::MODEL)))
 }
 
 fn list() -> Result<()> {

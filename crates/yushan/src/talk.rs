@@ -264,7 +264,7 @@ fn tools(at: &Where) -> Result<Vec<(String, String)>> {
 }
 
 /// The models that a system lists.
-fn names(at: &Where) -> Result<Vec<String>> {
+pub(crate) fn names(at: &Where) -> Result<Vec<String>> {
     let list = at.ask("/v1/models", None)?;
     let models = list["data"].as_array().into_iter().flatten();
     Ok(models.filter_map(|model| model["id"].as_str().map(str::to_string)).collect())

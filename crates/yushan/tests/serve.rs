@@ -729,3 +729,130 @@ fn texts_are_embedded_by_a_process() {
     let (_, table, _) = system.command(folder.path(), "ps -a");
     assert_eq!(table.lines().filter(|line| line.contains("one text")).count(), 2, "{table}");
 }
+
+/// Sends a message of MCP over streamable HTTP; status, session and the answer, whichever form it has.
+fn mcp(
+    system: &System,
+    key: Option<&str>,
+    session: Option<&str>,
+    message: &Value,
+) -> (u16, Option<String>, Value) {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let request = agent
+        .post(format!("{}/mcp", system.address))
+        .content_type("application/json")
+        .header("accept", "application/json, text/event-stream")
+        .header("authorization", format!("Bearer {}", key.unwrap_or("none")));
+    let request = match session {
+        None => request,
+        Some(session) => {
+            request.header("mcp-session-id", session).header("mcp-protocol-version", "2025-11-25")
+        }
+    };
+    let mut answer = request.send(message.to_string()).unwrap();
+    let header = answer.headers().get("mcp-session-id");
+    let session = header.map(|value| value.to_str().unwrap().to_string());
+    let text = answer.body_mut().read_to_string().unwrap();
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let data = data.filter(|data| !data.is_empty()).last().unwrap_or(&text);
+    (answer.status().as_u16(), session, serde_json::from_str(data).unwrap_or_default())
+}
+
+#[test]
+fn other_programs_use_the_tools_over_mcp() {
+    let folder = folder();
+    let made = |name: &str| {
+        let (code, key, stderr) = finish(yushan(folder.path(), &format!("keys new {name}")));
+        assert_eq!(code, Some(0), "{stderr}");
+        key.lines().next().unwrap().to_string()
+    };
+    let (ann, bob) = (made("ann"), made("bob"));
+    let system = System::start(folder.path(), "--require-key");
+    let begins = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"}}});
+    assert_eq!(mcp(&system, None, None, &begins).0, 401);
+    let (status, session, answer) = mcp(&system, Some(&ann), None, &begins);
+    assert_eq!((status, &answer["result"]["serverInfo"]["name"]), (200, &json!("yushan")));
+    let session = session.expect("a session");
+    let ask = |method: &str, params: Value| {
+        let message = json!({"jsonrpc": "2.0", "id": 2, "method": method, "params": params});
+        mcp(&system, Some(&ann), Some(&session), &message)
+    };
+    let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    assert_eq!(mcp(&system, Some(&ann), Some(&session), &ready).0, 202);
+    let (_, _, list) = ask("tools/list", json!({}));
+    let names = list["result"]["tools"].as_array().unwrap().iter();
+    let names = names.map(|tool| tool["name"].as_str().unwrap()).collect::<Vec<_>>();
+    for name in ["calculator", "files_write", "search_kept", "assistant"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    assert!(!names.contains(&"spawn"), "a call of the system is none of a program's");
+
+    let call = |name: &str, arguments: Value| {
+        ask("tools/call", json!({"name": name, "arguments": arguments})).2["result"].clone()
+    };
+    let result = call("calculator", json!({"expression": "6 * 7"}));
+    assert!(result["content"][0]["text"].as_str().unwrap().contains("42"), "{result}");
+    let result = call("assistant", json!({"task": "Say something."}));
+    assert!(!result["content"][0]["text"].as_str().unwrap().is_empty(), "{result}");
+    for (name, arguments, why) in [
+        ("calculator", json!({"expression": "6 *"}), "at character 3"),
+        ("calculator", json!({"expr": "6"}), "expr"),
+        ("assistant", json!({"task": "x", "tools": ["nothing"]}), "there is no tool \"nothing\""),
+        ("assistant", json!({"task": "x", "model": "other"}), "other"),
+        ("assistant", json!({}), "task"),
+    ] {
+        let result = call(name, arguments);
+        assert_eq!(result["isError"], true, "{result}");
+        let said = result["content"][0]["text"].as_str().unwrap();
+        assert!(said.contains(why), "{why}: {said}");
+    }
+    // Another user has neither the session nor the files.
+    let list = json!({"jsonrpc": "2.0", "id": 3, "method": "tools/list"});
+    assert_eq!(mcp(&system, Some(&bob), Some(&session), &list).0, 404);
+}
+
+#[test]
+fn a_library_is_filled_beside_a_running_system() {
+    let folder = folder();
+    let docs = folder.path().join("docs");
+    std::fs::create_dir_all(docs.join(".hidden")).unwrap();
+    for (name, text) in [
+        ("peaks.md", "# Peaks\n\nYushan is 3952 metres high.\n"),
+        ("lakes.csv", "name,area\nSun Moon Lake,7.93\n"),
+        ("broken.pdf", "no PDF"),
+        ("photo.png", "no text"),
+        (".hidden/secret.md", "secret"),
+    ] {
+        std::fs::write(docs.join(name), text).unwrap();
+    }
+    let system = System::start(folder.path(), "--embed-model model");
+    let run = |arguments: &str| system.command(folder.path(), arguments);
+    let (code, added, left_out) = run("library add docs --embed-model model");
+    assert_eq!((code, added.as_str()), (Some(0), "docs/lakes.csv\ndocs/peaks.md\n"), "{left_out}");
+    assert!(left_out.contains("left out: docs/broken.pdf: "), "{left_out}");
+    assert!(left_out.ends_with("2 added, 1 left out\n"), "{left_out}");
+    let (_, found, _) = run("library search metres high");
+    assert!(found.starts_with("peaks.md  docs/peaks.md\n    # Peaks\n"), "{found}");
+    // What the assistant finds, by words and by meaning.
+    let order = json!({"arguments": {"query": "lake"}, "space": "s"});
+    let (status, result) = system.ask("/v1/tools/search_kept", Some(order), None);
+    let said = result["parts"].to_string();
+    assert!(status == 200 && said.contains("docs/lakes.csv"), "{result}");
+    assert!(said.contains("docs/peaks.md"), "by its vector: {result}");
+
+    assert_eq!(run("library remove docs/lakes.csv").0, Some(0));
+    assert_eq!(run("library list").1, "docs/peaks.md\n");
+    for (arguments, why) in [
+        ("library remove docs/lakes.csv", "is not in it"),
+        ("library add nowhere", "nowhere"),
+        ("library add docs/photo.png", "nothing was added"),
+        ("library add http://127.0.0.1/", "127.0.0.1"),
+        ("library search x --embed-model other", "other"),
+    ] {
+        let (code, _, stderr) = run(arguments);
+        assert!(code != Some(0) && stderr.contains(why), "{arguments}: {code:?} {stderr}");
+    }
+}

@@ -18,7 +18,7 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 impl Kernel {
     /// Makes one call for a user's program that is no process of ours. It passes the gate as a process's would whose user
     /// wrote the arguments and is not there to be asked; the journal does not have it. Blocks.
-    pub fn invoke(&self, tenant: &str, space: &str, call: &Call) -> ToolResult {
+    pub fn invoke(&self, tenant: &str, space: &str, call: &Call, cancel: Cancel) -> ToolResult {
         let Some(tool) = self.world.tools.iter().find(|tool| tool.spec().name == call.name) else {
             let names: Vec<&str> =
                 self.world.tools.iter().map(|tool| tool.spec().name.as_str()).collect();
@@ -42,7 +42,7 @@ impl Kernel {
             space: &life.space(),
             owner: tenant,
             label: &label,
-            cancel: Cancel::default(),
+            cancel,
         };
         syscall::run(tool.as_ref(), &invocation)
     }

@@ -78,11 +78,22 @@ impl Offer {
     /// (`localhost`, `127.0.0.1`, with or without a port) and from pages of other origins are refused; who may come in at
     /// all is for whoever mounts it. Bodies are at most 4 MiB.
     pub fn service(self, hosts: Vec<String>, origins: Vec<String>) -> HttpService {
-        let config = StreamableHttpServerConfig::default()
-            .with_max_request_body_bytes(MESSAGE)
+        let doors = StreamableHttpServerConfig::default()
             .with_allowed_hosts(hosts)
             .with_allowed_origins(origins)
             .enforce_origin_validation();
+        self.behind(doors)
+    }
+
+    /// The same for whoever has judged the host and the origin of every request before.
+    pub fn guarded_service(self) -> HttpService {
+        let doors =
+            StreamableHttpServerConfig::default().disable_allowed_hosts().disable_allowed_origins();
+        self.behind(doors)
+    }
+
+    fn behind(self, doors: StreamableHttpServerConfig) -> HttpService {
+        let config = doors.with_max_request_body_bytes(MESSAGE);
         HttpService(StreamableHttpService::new(
             move || Ok(self.clone()),
             Arc::new(LocalSessionManager::default()),
@@ -95,13 +106,29 @@ impl Offer {
 #[derive(Clone)]
 pub struct HttpService(StreamableHttpService<Offer, LocalSessionManager>);
 
+/// What it answers with.
+pub type HttpAnswer =
+    http::Response<http_body_util::combinators::BoxBody<bytes::Bytes, Infallible>>;
+
+impl HttpService {
+    /// Answers one request, within a Tokio runtime.
+    pub async fn answer<B>(self, request: http::Request<B>) -> HttpAnswer
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: std::fmt::Display,
+        B::Data: Send + 'static,
+    {
+        self.0.handle(request).await
+    }
+}
+
 impl<B> tower::Service<http::Request<B>> for HttpService
 where
     B: http_body::Body + Send + 'static,
     B::Error: std::fmt::Display,
     B::Data: Send + 'static,
 {
-    type Response = http::Response<http_body_util::combinators::BoxBody<bytes::Bytes, Infallible>>;
+    type Response = HttpAnswer;
     type Error = Infallible;
     type Future = std::pin::Pin<
         Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send + 'static>,
@@ -116,7 +143,7 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let service = self.0.clone();
-        Box::pin(async move { Ok(service.handle(request).await) })
+        Box::pin(async move { Ok(HttpService(service).answer(request).await) })
     }
 }
 

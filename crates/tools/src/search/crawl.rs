@@ -20,6 +20,8 @@ use crate::web::page::{NotAPage, read};
 const NAME: &str = "Yushan";
 /// Addresses that wait, for each page that is wanted.
 const WAITING: usize = 50;
+/// Why a page is left out that says so.
+const NOINDEX: &str = "the page asks not to be indexed";
 
 /// How far a crawl goes.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +63,8 @@ pub struct Crawl<'a> {
     pub reach: Reach,
     /// Set when nobody waits any more: what was added stays.
     pub cancel: &'a Cancel,
+    /// Hears of every page that was visited; of one that was not added, why.
+    pub on_page: &'a (dyn Fn(&Url, Option<&str>) + Sync),
 }
 
 impl Crawl<'_> {
@@ -88,12 +92,11 @@ impl Crawl<'_> {
             match self.visit(&url, &start, &mut robots) {
                 Ok(Visited { place, links, added }) => {
                     seen.insert(place.clone());
+                    (self.on_page)(&place, (!added).then_some(NOINDEX));
                     if added {
                         report.added.push(place.to_string());
                     } else {
-                        report
-                            .skipped
-                            .push((place.to_string(), "the page asks not to be indexed".into()));
+                        report.skipped.push((place.to_string(), NOINDEX.into()));
                     }
                     for link in links.into_iter().filter(|_| depth < self.reach.depth) {
                         let wanted = same_place(&link, &start) && !seen.contains(&link);
@@ -107,7 +110,10 @@ impl Crawl<'_> {
                     return Err(format!("the library cannot be written: {why}"));
                 }
                 Err(Trouble::Page(why)) if first => return Err(format!("{url}: {why}")),
-                Err(Trouble::Page(why)) => report.skipped.push((url.to_string(), why)),
+                Err(Trouble::Page(why)) => {
+                    (self.on_page)(&url, Some(&why));
+                    report.skipped.push((url.to_string(), why));
+                }
             }
         }
         Ok(report)

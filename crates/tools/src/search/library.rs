@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use yushan_abi::{Disk, DiskError, Document, Index, Item, Label};
@@ -19,6 +19,8 @@ use crate::web::text::shortened;
 
 /// The kind of the documents, one for each page.
 const KIND: &str = "library-entry";
+/// The kind of the documents that say, one for each owner, which state his pages are in.
+const STATE: &str = "library-state";
 /// Characters of a passage.
 const PASSAGE: usize = 1500;
 /// Characters of an excerpt.
@@ -44,16 +46,28 @@ struct Entry {
     /// Of the vectors of its passages, one after the other, `f32` in little-endian order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     vectors: Option<String>,
+    /// Which model made them: those of others mean something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
 }
 
 /// Passages as `(name, number, vector)`.
-type Vectors = Arc<Vec<(String, usize, Vec<f32>)>>;
+type Passages = Vec<(String, usize, Vec<f32>)>;
+
+/// The vectors of an owner's passages, in memory.
+#[derive(Clone)]
+struct Vectors {
+    /// The state of the owner's pages that they are of: another process may have changed them since.
+    state: String,
+    passages: Arc<Passages>,
+}
 
 /// The index.
 pub struct Library {
     index: Arc<dyn Index>,
     disk: Arc<dyn Disk>,
-    embed: Option<Box<Embed>>,
+    /// The model's name, and the model.
+    embed: Option<(String, Box<Embed>)>,
     /// By owner, as far as they were asked for.
     vectors: Mutex<HashMap<String, Vectors>>,
 }
@@ -64,13 +78,15 @@ impl Library {
         Library { index, disk, embed: None, vectors: Mutex::default() }
     }
 
-    /// Compares meanings too. What was added without has no vectors until it is added again.
+    /// Compares meanings too, as the model of this name finds them. What was added without it has no vectors of it until it
+    /// is added again.
     #[must_use]
     pub fn with_embed(
         mut self,
+        model: &str,
         embed: impl Fn(&[String]) -> Result<Vec<Vec<f32>>, String> + Send + Sync + 'static,
     ) -> Library {
-        self.embed = Some(Box::new(embed));
+        self.embed = Some((model.into(), Box::new(embed)));
         self
     }
 
@@ -94,8 +110,8 @@ impl Library {
         let passages = passages(page);
         let texts: Vec<String> =
             passages.iter().map(|text| format!("{}\n{text}", page.title)).collect();
-        let vectors =
-            self.embed.as_ref().map(|embed| packed(&embed(&texts)?, texts.len())).transpose()?;
+        let vectors = self.embed.as_ref();
+        let vectors = vectors.map(|(_, embed)| packed(&embed(&texts)?, texts.len())).transpose()?;
         let bytes = serde_json::to_vec(page).map_err(|error| error.to_string())?;
         let entry = Entry {
             name: name.into(),
@@ -104,6 +120,7 @@ impl Library {
             sha256: self.disk.put_bytes(&bytes).map_err(said)?,
             passages: texts.len(),
             vectors: vectors.map(|bytes| self.disk.put_bytes(&bytes)).transpose().map_err(said)?,
+            model: self.embed.as_ref().map(|(model, _)| model.clone()),
         };
         for (number, text) in texts.into_iter().enumerate() {
             let (id, owner) = (id(name, number), shelf(owner));
@@ -112,17 +129,27 @@ impl Library {
         for number in entry.passages..old.map_or(0, |old| old.passages) {
             self.index.remove(&shelf(owner), &id(name, number)).map_err(said)?;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let document = Document {
-            kind: KIND.into(),
-            key: key(owner, name),
-            owner: owner.into(),
-            created_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-            body: serde_json::to_string(&entry).map_err(|error| error.to_string())?,
-        };
-        self.disk.put(&document).map_err(said)?;
-        self.cached().remove(owner);
+        let body = serde_json::to_string(&entry).map_err(|error| error.to_string())?;
+        self.put(KIND, key(owner, name), owner, body)?;
+        self.changed(owner, name)?;
         Ok(entry.passages)
+    }
+
+    fn put(&self, kind: &str, key: String, owner: &str, body: String) -> Result<(), String> {
+        let created_ms = u64::try_from(now().as_millis()).unwrap_or(u64::MAX);
+        let (kind, owner) = (kind.into(), owner.into());
+        self.disk.put(&Document { kind, key, owner, created_ms, body }).map_err(said)
+    }
+
+    /// The owner's pages are in a state that they were never in.
+    fn changed(&self, owner: &str, name: &str) -> Result<(), String> {
+        let state = format!("{} {} {name}", now().as_nanos(), std::process::id());
+        self.put(STATE, key(owner, ""), owner, state)
+    }
+
+    fn state(&self, owner: &str) -> Result<String, String> {
+        let state = self.disk.get(STATE, &key(owner, "")).map_err(said)?;
+        Ok(state.map(|document| document.body).unwrap_or_default())
     }
 
     /// Removes a page; whether it was there.
@@ -135,7 +162,7 @@ impl Library {
             self.index.remove(&shelf(owner), &id(name, number)).map_err(said)?;
         }
         self.disk.delete(KIND, &key(owner, name)).map_err(said)?;
-        self.cached().remove(owner);
+        self.changed(owner, name)?;
         Ok(true)
     }
 
@@ -172,8 +199,8 @@ impl Library {
     }
 
     fn by_meaning(&self, owner: &str, wanted: &[f32]) -> Result<Vec<(String, usize)>, String> {
-        let vectors = self.vectors_of(owner)?;
-        let mut ranked: Vec<(f32, &str, usize)> = vectors
+        let passages = self.vectors_of(owner)?;
+        let mut ranked: Vec<(f32, &str, usize)> = passages
             .iter()
             .filter(|(_, _, vector)| vector.len() == wanted.len())
             .map(|(name, number, vector)| (cosine(vector, wanted), name.as_str(), *number))
@@ -184,13 +211,19 @@ impl Library {
         Ok(ranked.into_iter().map(|(_, name, number)| (name.to_string(), number)).collect())
     }
 
-    fn vectors_of(&self, owner: &str) -> Result<Vectors, String> {
-        if let Some(vectors) = self.cached().get(owner) {
-            return Ok(vectors.clone());
+    /// Those that the model of now has made.
+    fn vectors_of(&self, owner: &str) -> Result<Arc<Passages>, String> {
+        let state = self.state(owner)?;
+        if let Some(vectors) = self.cached().get(owner).filter(|vectors| vectors.state == state) {
+            return Ok(vectors.passages.clone());
         }
+        let model = self.embed.as_ref().map(|(model, _)| model.as_str());
         let mut all = Vec::new();
         for entry in self.entries(owner)? {
             let Some(name) = &entry.vectors else { continue };
+            if entry.model.as_deref() != model {
+                continue;
+            }
             let bytes = self.disk.get_bytes(name).map_err(said)?.unwrap_or_default();
             let length = bytes.len() / entry.passages.max(1);
             for (number, bytes) in bytes.chunks_exact(length.max(4)).enumerate() {
@@ -200,9 +233,9 @@ impl Library {
                 all.push((entry.name.clone(), number, floats.collect()));
             }
         }
-        let all = Arc::new(all);
-        self.cached().insert(owner.to_string(), all.clone());
-        Ok(all)
+        let vectors = Vectors { state, passages: Arc::new(all) };
+        self.cached().insert(owner.to_string(), vectors.clone());
+        Ok(vectors.passages)
     }
 
     /// The best pages for a query in plain words.
@@ -213,7 +246,7 @@ impl Library {
         // The rankings begin with passages; a page counts once, by its best.
         let mut pages: BTreeMap<(&str, String), (f64, usize)> = BTreeMap::new();
         let mut trouble = None;
-        let wanted = self.embed.as_ref().and_then(|embed| match embed(&[text.to_string()]) {
+        let wanted = self.embed.as_ref().and_then(|(_, embed)| match embed(&[text.to_string()]) {
             Ok(vectors) => vectors.into_iter().next(),
             Err(why) => {
                 trouble = Some(format!("the embedding model failed: {why}"));
@@ -279,6 +312,11 @@ impl Provider for Arc<Library> {
     fn search(&self, query: &Query<'_>) -> Result<Vec<Found>, Missed> {
         self.find(query.owner, query.text, query.limit).map_err(|why| Missed::Down(why, None))
     }
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The owner under which the items of an owner lie in the index.

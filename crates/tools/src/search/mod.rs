@@ -5,6 +5,7 @@
 //! the last to be asked. Whoever reads results sees which provider they are from and who was passed over.
 
 pub mod crawl;
+pub mod file;
 pub mod keyed;
 pub mod library;
 pub mod robots;

@@ -288,7 +288,7 @@ fn meaning(texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
 #[test]
 fn words_and_meaning_are_joined() {
     let shelf = Shelf::default();
-    let library = shelf.library().with_embed(meaning);
+    let library = shelf.library().with_embed("meaning", meaning);
     for (name, said) in [
         ("summit", "the summit"),
         ("peak", "a peak of a mountain"),
@@ -302,16 +302,26 @@ fn words_and_meaning_are_joined() {
     assert_eq!(titles(&found), ["summit", "river", "peak"]);
     assert_eq!(titles(&library.find("ann", "cat", 10).unwrap()), ["kitten"]);
     assert_eq!(titles(&library.find("ann", "summit", 1).unwrap()), ["summit"]);
+    // Vectors of another model mean nothing to this one; what another process adds is seen.
+    let other = shelf.library().with_embed("other", meaning);
+    assert_eq!(titles(&other.find("ann", "cat", 10).unwrap()), [""; 0]);
+    shelf
+        .library()
+        .with_embed("meaning", meaning)
+        .add("ann", "cat", &text("cat", "a cat"), &Label::default())
+        .unwrap();
+    assert_eq!(titles(&library.find("ann", "kitten", 10).unwrap()), ["kitten", "cat"]);
+    assert!(library.remove("ann", "cat").unwrap());
     // A restart keeps the vectors; without the model the words are still found.
-    let later = shelf.library().with_embed(meaning);
+    let later = shelf.library().with_embed("meaning", meaning);
     assert_eq!(titles(&later.find("ann", "mountain cat", 10).unwrap())[0], "peak");
-    let failing = shelf.library().with_embed(|_| Err("no memory".into()));
+    let failing = shelf.library().with_embed("meaning", |_| Err("no memory".into()));
     assert_eq!(titles(&failing.find("ann", "kitten", 10).unwrap()), ["kitten"]);
     assert_eq!(
         failing.find("ann", "cats", 10).unwrap_err(),
         "the embedding model failed: no memory"
     );
-    let wrong = shelf.library().with_embed(|_| Ok(Vec::new()));
+    let wrong = shelf.library().with_embed("meaning", |_| Ok(Vec::new()));
     assert!(
         wrong
             .add("ann", "x", &text("x", "x"), &Label::default())
@@ -352,8 +362,19 @@ fn a_site_is_crawled_as_it_allows_and_found_without_the_network() {
     let fetcher = Fetcher { guard, limits: Limits::default() };
     let cancel = Cancel::default();
     let reach = Reach { pages: 20, depth: 2, pause: Duration::ZERO };
-    let crawl =
-        Crawl { fetcher: &fetcher, library: &library, owner: "ann", reach, cancel: &cancel };
+    let visited = Mutex::new(Vec::new());
+    let on_page = |url: &Url, why: Option<&str>| {
+        visited.lock().unwrap().push((url.path().to_string(), why.is_none()));
+    };
+    let owner = "ann";
+    let crawl = Crawl {
+        fetcher: &fetcher,
+        library: &library,
+        owner,
+        reach,
+        cancel: &cancel,
+        on_page: &on_page,
+    };
     let start = format!("http://127.0.0.1:{port}/");
     let report = crawl.run(&start).unwrap();
     let path = |url: &String| at(url).path().to_string();
@@ -372,6 +393,8 @@ fn a_site_is_crawled_as_it_allows_and_found_without_the_network() {
         assert!(found.is_some_and(|(_, why)| why.starts_with(expected)), "{place}: {skipped:?}");
     }
     assert_eq!(skipped.len(), 5, "{skipped:?}");
+    assert_eq!(visited.lock().unwrap()[..2], [("/".into(), true), ("/one".into(), true)]);
+    assert_eq!(visited.lock().unwrap().len(), 9);
     assert_eq!(report.left, 0);
     // Each page once, the rules once, and nothing that is not allowed or too deep.
     let mut asked = asked.lock().unwrap().clone();
