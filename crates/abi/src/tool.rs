@@ -226,7 +226,8 @@ pub trait Tool: Send + Sync {
         Ok(())
     }
 
-    /// Nobody works in this space now: what runs for it ends. What is kept for it stays. Returns at once.
+    /// Nobody works in this space now: what runs for it ends. What is kept under a name that somebody gave stays; what is
+    /// kept under a name that only the kernel knew is gone. Returns at once.
     fn released(&self, space: &str) {
         let _ = space;
     }

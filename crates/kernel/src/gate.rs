@@ -104,8 +104,9 @@ impl Facts {
         self.effect != Effect::Read
     }
 
+    /// Whether something leaves by it. What cannot be taken back may be a message.
     fn sends(&self) -> bool {
-        matches!(self.effect, Effect::Egress | Effect::Spend)
+        sends(self.effect)
     }
 
     /// Whether it cannot be taken back.
@@ -158,6 +159,10 @@ const TABLE: [Row; 8] = [
         against: |f| f.changes() && f.tainted && !f.planned,
     },
 ];
+
+fn sends(effect: Effect) -> bool {
+    matches!(effect, Effect::Egress | Effect::Spend | Effect::Irreversible)
+}
 
 /// What the table says.
 pub fn decide(facts: Facts) -> Decision {
@@ -223,9 +228,7 @@ pub fn cost(effect: Effect, leaves: &[Leaf]) -> (u32, u64) {
     let bits = leaves.iter().fold(0_u32, |bits, leaf| bits.saturating_add(leaf.bits));
     match effect {
         Effect::Read => (0, 0),
-        Effect::Egress | Effect::Spend => {
-            (bits, leaves.iter().map(|leaf| leaf.text.len() as u64).sum())
-        }
+        effect if sends(effect) => (bits, leaves.iter().map(|leaf| leaf.text.len() as u64).sum()),
         _ => (bits, 0),
     }
 }
@@ -322,7 +325,7 @@ mod tests {
         if !f.within {
             return Some((Rule::R16Budget, true));
         }
-        if let Egress | Spend = f.effect {
+        if let Egress | Spend | Irreversible = f.effect {
             if f.carries && f.tainted && f.private {
                 return Some((Rule::R9Egress, true));
             }
@@ -333,7 +336,7 @@ mod tests {
         if let (_, Choice::Free) | (Spend | Irreversible, Choice::Listed) = (f.effect, f.control) {
             return Some((Rule::R6Control, false));
         }
-        if matches!(f.effect, Egress | Spend) && f.strange {
+        if matches!(f.effect, Egress | Spend | Irreversible) && f.strange {
             return Some((Rule::R8Addresses, false));
         }
         (f.tainted && !f.planned).then_some((Rule::R5Plan, false))

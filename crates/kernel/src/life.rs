@@ -70,6 +70,15 @@ pub enum Entry {
     Heard(Pid, Box<Message>),
     /// A part of the budget went to a child.
     Lent(Budget),
+    /// A part of what it may let through, and of how often it may call, went to a child.
+    Shared {
+        /// Bits of choices.
+        bits: u32,
+        /// Bytes of what is sent.
+        bytes: u64,
+        /// Calls, by tool.
+        uses: BTreeMap<String, u32>,
+    },
     /// Class and weight changed.
     Niced(Class, u32),
     /// It was held, or let go on.
@@ -161,7 +170,10 @@ impl Life {
         };
         let user = Label::of(Sources::USER).for_reader(program.request.tenant.clone());
         let label = messages.iter().fold(user, |label, message| label.join(&message.label()));
-        let data = messages.iter().fold(Label::default(), |all, message| all.join(&data(message)));
+        let label = label.join(&program.data);
+        let data =
+            messages.iter().fold(program.data.clone(), |all, message| all.join(&data(message)));
+        let plan = program.plan.clone();
         Life {
             pid,
             program,
@@ -185,7 +197,7 @@ impl Life {
             exit: None,
             listed: VecDeque::new(),
             hidden: Vec::new(),
-            plan: None,
+            plan,
             allowed: BTreeSet::new(),
             through: (0, 0),
         }
@@ -212,6 +224,14 @@ impl Life {
             }
             Entry::Heard(from, message) => self.mailbox.push_back((from, *message)),
             Entry::Lent(budget) => self.program.budget = self.program.budget.less(budget),
+            Entry::Shared { bits, bytes, uses } => {
+                self.through.0 = self.through.0.saturating_add(bits);
+                self.through.1 = self.through.1.saturating_add(bytes);
+                for (tool, more) in uses {
+                    let used = self.used.entry(tool).or_default();
+                    *used = used.saturating_add(more);
+                }
+            }
             Entry::Niced(class, weight) => {
                 (self.program.request.class, self.program.request.weight) = (class, weight);
             }
@@ -258,6 +278,7 @@ impl Life {
         self.label = parts.iter().fold(self.label.clone(), |label, part| label.join(&part.label));
         self.list(result.listed);
         if self.checked.under_way {
+            self.data = parts.iter().fold(self.data.clone(), |all, part| all.join(&part.label));
             if let Some(told) = self.checked.take(result.failed, parts) {
                 self.messages.push(told);
                 self.finish = None;
@@ -389,6 +410,28 @@ impl Life {
         (bits.saturating_sub(let_through), bytes.saturating_sub(self.through.1))
     }
 
+    /// How it would stand if so many open calls were answered already: what they let through, and what they carry out of the
+    /// plan, is not there for those behind them.
+    pub(crate) fn ahead(&self, calls: usize) -> Life {
+        let mut ahead = self.clone();
+        for call in self.open.iter().take(calls) {
+            ahead.charge(call, false);
+        }
+        ahead
+    }
+
+    /// A child's part of what it may let through (an eighth, and at most half of what is left) and of how often it may call
+    /// (half).
+    pub(crate) fn part(&self) -> (u32, u64, BTreeMap<String, u32>) {
+        let (Bounds { bits, bytes }, left) = (self.program.bounds, self.left());
+        let (bits, bytes) = ((bits / 8).min(left.0 / 2), (bytes / 8).min(left.1 / 2));
+        let uses = self.program.capabilities.keys().filter_map(|tool| {
+            let uses = self.capability(tool)?.uses?;
+            Some((tool.clone(), uses / 2))
+        });
+        (bits, bytes, uses.collect())
+    }
+
     /// Whether it can still make a plan, and why not.
     pub(crate) fn may_plan(&self) -> Result<(), &'static str> {
         match (&self.plan, self.label.is_trusted()) {
@@ -438,12 +481,19 @@ impl Life {
             self.plan = serde_json::from_value(arguments).ok();
             return;
         }
+        self.charge(call, self.confirmed == Some(true));
+    }
+
+    /// What a call that is made costs: bits and bytes, and a step of the plan. What the user has allowed may be chosen
+    /// again.
+    fn charge(&mut self, call: &Call, is_allowed: bool) {
+        let Ok(arguments) = serde_json::from_str::<Value>(&call.arguments) else { return };
         let spec = self.program.request.tools.iter().find(|spec| spec.name == call.name);
         let Some(spec) = spec.filter(|spec| spec.effect != Effect::Read) else { return };
         let leaves = self.leaves(spec, &arguments);
         let (bits, bytes) = gate::cost(spec.effect, &leaves);
         let decides = |leaf: &&Leaf| !matches!(leaf.role, ParamRole::Payload | ParamRole::Opaque);
-        let values = leaves.iter().filter(decides).filter(|_| self.confirmed == Some(true));
+        let values = leaves.iter().filter(decides).filter(|_| is_allowed);
         let allowed = values
             .filter_map(|leaf| Some((spec.kind(leaf.parameter())?.to_string(), leaf.text.clone())));
         let allowed: Vec<_> = allowed.collect();
@@ -590,6 +640,36 @@ mod tests {
         assert_eq!(life.next(), Next::End(Finish::End));
         life.apply(Entry::Exited(Exit::Done));
         assert_eq!(life.next(), Next::Over);
+    }
+
+    #[test]
+    fn what_a_child_gets_its_parent_has_not() {
+        let mut life = life(&["mail"]);
+        life.program.bounds = Bounds { bits: 80, bytes: 800 };
+        life.program
+            .capabilities
+            .insert("mail".into(), Capability { uses: Some(3), ..Capability::default() });
+        let mut given = (0, 0, 0);
+        for _ in 0..20 {
+            let (bits, bytes, uses) = life.part();
+            given = (given.0 + bits, given.1 + bytes, given.2 + uses["mail"]);
+            life.apply(Entry::Shared { bits, bytes, uses });
+        }
+        let left = life.left();
+        let uses = life.capability("mail").unwrap().uses.unwrap();
+        assert_eq!((given.0 + left.0, given.1 + left.1, given.2 + uses), (80, 800, 3));
+        assert!(given.0 > 40 && left.0 > 0, "{given:?} {left:?}");
+    }
+
+    #[test]
+    fn a_traceback_of_a_check_is_as_private_as_what_it_shows() {
+        let mut life = life(&["python"]);
+        life.open.push_back(Call { id: "1".into(), name: "python".into(), arguments: "{}".into() });
+        life.checked.under_way = true;
+        let label = Label::of(Sources::FILE).for_reader("ann");
+        let result = ToolResult::failed("ValueError: 4711", label);
+        life.apply(Entry::Answered { result, received: false });
+        assert_eq!(life.data.readers, Readers::one("ann"));
     }
 
     #[test]

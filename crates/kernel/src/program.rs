@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use yushan_abi::Request;
+use yushan_abi::{Label, Request};
 
 use crate::check::Check;
 use crate::gate::Capability;
+use crate::plan::Plan;
 use crate::process::{Budget, Pid};
 use crate::quarantine::Extraction;
 
@@ -44,6 +45,12 @@ pub struct Program {
     /// In which form alone it may say what it found in quarantine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extraction: Option<Extraction>,
+    /// What it knows beside its conversation, or has read in it before: who wrote it, and who may read it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub data: Label,
+    /// What it means to do, as far as it comes from its parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// What it may let through, once it has read what others wrote.
     #[serde(default)]
     pub bounds: Bounds,
@@ -65,6 +72,10 @@ impl Default for Bounds {
     }
 }
 
+fn is_default(label: &Label) -> bool {
+    *label == Label::default()
+}
+
 impl Program {
     /// A program without tools or bounds.
     pub fn new(request: Request) -> Program {
@@ -81,6 +92,8 @@ impl Program {
             check: None,
             quarantine: false,
             extraction: None,
+            data: Label::default(),
+            plan: None,
             bounds: Bounds::default(),
         }
     }

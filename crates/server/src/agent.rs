@@ -22,6 +22,9 @@ const NAME: std::ops::RangeInclusive<usize> = 1..=64;
 /// The tool that runs code.
 const PYTHON: &str = "python";
 
+/// What an answer may use up, if nobody says so: no conversation needs more calls.
+const USUAL: Budget = Budget { tokens: None, calls: Some(256), money: None, wall_ms: None };
+
 /// Code in the answer is run before that is shown, and then these examples.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,29 +36,39 @@ pub(crate) struct CheckCode {
 
 /// What an answer may call.
 pub(crate) struct Agent {
-    modes: BTreeMap<String, Mode>,
+    tools: BTreeMap<String, (Mode, Capability)>,
     space: String,
     attended: bool,
     budget: Budget,
     check: Option<Check>,
+    quarantine: bool,
+}
+
+/// What a request says of its answer beside the tools.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) space: Option<String>,
+    pub(crate) attended: Option<bool>,
+    pub(crate) budget: Option<Budget>,
+    pub(crate) check: Option<CheckCode>,
+    pub(crate) quarantine: Option<bool>,
 }
 
 impl Agent {
     /// Checked; `None`: there are no tools of the system.
     pub(crate) fn of(
-        modes: BTreeMap<String, Mode>,
-        space: Option<String>,
-        attended: Option<bool>,
-        budget: Option<Budget>,
-        check: Option<CheckCode>,
+        tools: BTreeMap<String, (Mode, Capability)>,
+        wishes: Wishes,
         tenant: &str,
     ) -> Result<Option<Agent>, Fault> {
-        if modes.is_empty() {
+        let Wishes { space, attended, budget, check, quarantine } = wishes;
+        if tools.is_empty() {
             let given = [
                 ("space", space.is_some()),
                 ("attended", attended.is_some()),
                 ("budget", budget.is_some()),
                 ("check_code", check.is_some()),
+                ("quarantine", quarantine.is_some()),
             ];
             return match given.into_iter().find(|(_, given)| *given) {
                 Some((field, _)) => {
@@ -68,24 +81,31 @@ impl Agent {
             None => String::new(),
             Some(name) => named(&name, tenant)?,
         };
-        let (attended, budget) = (attended.unwrap_or(false), budget.unwrap_or_default());
+        let (attended, budget) = (attended.unwrap_or(false), budget.unwrap_or(USUAL));
         let check = check.map(|check| Check { tool: PYTHON.into(), examples: check.examples });
-        if check.is_some() && !modes.contains_key(PYTHON) {
+        if check.is_some() && !tools.contains_key(PYTHON) {
             let why = "needs the tool {\"type\": \"system\", \"name\": \"python\"}";
             return Err(Fault::invalid("check_code", why));
         }
-        Ok(Some(Agent { modes, space, attended, budget, check }))
+        let quarantine = quarantine.unwrap_or(false);
+        Ok(Some(Agent { tools, space, attended, budget, check, quarantine }))
     }
 
     pub(crate) fn names(&self) -> BTreeSet<String> {
-        self.modes.keys().cloned().collect()
+        self.tools.keys().cloned().collect()
     }
 
     pub(crate) fn program(self, request: Request) -> Program {
-        let names = self.modes.keys().cloned();
+        let mut modes = BTreeMap::new();
+        let mut capabilities = BTreeMap::new();
+        for (name, (mode, capability)) in self.tools {
+            modes.insert(name.clone(), mode);
+            capabilities.insert(name, capability);
+        }
         Program {
-            capabilities: names.map(|name| (name, Capability::default())).collect(),
-            modes: self.modes,
+            capabilities,
+            modes,
+            quarantine: self.quarantine,
             space: self.space,
             attended: self.attended,
             budget: self.budget,

@@ -54,6 +54,8 @@ pub(crate) struct Answer {
     key: String,
     /// Whether it may be made.
     allow: Option<bool>,
+    /// With `allow: true`, the hash of the card that the user was shown: what is allowed is what stands on it.
+    hash: Option<String>,
     /// The answer to a question.
     answer: Option<String>,
 }
@@ -79,7 +81,7 @@ pub(crate) async fn list(
     Ok(Json(Approvals { object: "list", data }))
 }
 
-/// Allows or forbids a call (`{"key": …, "allow": true}`), or answers a question (`{"key": …, "answer": "…"}`).
+/// Allows a call (`{"key": …, "allow": true, "hash": …}`) or forbids it (`{"key": …, "allow": false}`), or answers a question (`{"key": …, "answer": "…"}`).
 #[utoipa::path(
     post,
     path = "/v1/approvals",
@@ -95,7 +97,7 @@ pub(crate) async fn answer(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<Value>, Fault> {
-    let Answer { key, allow, answer } = server.read(request, OPTIONS).await?;
+    let Answer { key, allow, hash, answer } = server.read(request, OPTIONS).await?;
     let says = match (allow, answer) {
         (Some(allow), None) => Says::Allow(key.clone(), allow),
         (None, Some(text)) => Says::Text(text),
@@ -105,9 +107,16 @@ pub(crate) async fn answer(
     let pid = key.split('.').next().and_then(|pid| pid.parse().ok()).map(Pid);
     let (pid, kernel) = (pid.ok_or_else(absent)?, kernel(&server)?);
     let wanted = key.clone();
+    if allow == Some(true) && hash.is_none() {
+        let why = "expected the hash of the call's card, which GET /v1/approvals gives";
+        return Err(Fault::invalid("hash", why));
+    }
     let said = blocking(move || {
         let life = own(&kernel, pid, &caller).filter(|life| life.key() == wanted);
-        life.map(|_| kernel.says(pid, &caller.tenant, says))
+        life.map(|_| match (hash, allow) {
+            (Some(hash), Some(allow)) => kernel.decide(&caller.tenant, &hash, allow),
+            _ => kernel.says(pid, &caller.tenant, says),
+        })
     })
     .await?;
     said.ok_or_else(absent)??;

@@ -203,6 +203,7 @@ impl Server {
         let kernel = system::kernel(self)?;
         system::is_own(&kernel, &program.request.model).await?;
         program.request.account.clone_from(&caller.key);
+        let program = kernel.remembered(program);
         let watch = watch::Watch::durable(self, caller, &program.request, true);
         let (mut events, sink) = events::Events::again(watch);
         match events::blocking(move || kernel.spawn(program, sink)).await? {

@@ -11,9 +11,12 @@ use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 
 use crate::Server;
-use crate::body::{CONVERSATION, bytes};
+use crate::body::bytes;
 use crate::doors::Caller;
-use crate::fault::Fault;
+use crate::fault::{ErrorBody, Fault};
+
+/// Bytes of a message.
+const MESSAGE: usize = 4 << 20;
 
 /// Speaks MCP with a program of somebody who was let in. Implementation: the binary's offer of its tools.
 pub trait Mcp: Send + Sync {
@@ -25,7 +28,14 @@ pub trait Mcp: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
 
-/// All methods: `POST` for messages, `GET` for the server's own, `DELETE` to end a session.
+/// Messages of the Model Context Protocol over streamable HTTP: `POST`; `GET` for the server's own, `DELETE` to end a
+/// session.
+#[utoipa::path(
+    post,
+    path = "/mcp",
+    request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value), (status = 404, body = ErrorBody))
+)]
 pub(crate) async fn answer(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
@@ -34,6 +44,6 @@ pub(crate) async fn answer(
     let mcp = server.mcp.clone();
     let mcp = mcp.ok_or_else(|| Fault::NotFound { what: "tools", name: "here".into() })?;
     let (parts, body) = request.into_parts();
-    let body = bytes(body, CONVERSATION, server.deadline).await?;
+    let body = bytes(body, MESSAGE, server.deadline).await?;
     Ok(mcp.answer(&caller, Request::from_parts(parts, Body::from(body))).await)
 }

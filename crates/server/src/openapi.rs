@@ -19,6 +19,7 @@ use crate::{ollama, openai, page, text};
         crate::system::tools,
         crate::system::invoke,
         crate::approvals::list,
+        crate::mcp::answer,
         crate::approvals::answer,
         crate::spaces::fork,
         crate::spaces::list,

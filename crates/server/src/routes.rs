@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, post};
+use axum::routing::{delete, get, post};
 
 use crate::doors::{self, Access};
 use crate::fault::{Fault, as_ollama};
@@ -76,7 +76,7 @@ fn completing() -> Routes {
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/responses", post(responses::create))
-        .route("/mcp", any(mcp::answer))
+        .route("/mcp", get(mcp::answer).post(mcp::answer).delete(mcp::answer))
 }
 
 fn showing() -> Routes {

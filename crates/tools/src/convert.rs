@@ -305,14 +305,14 @@ fn through(
             Format::JsonLines => json::write_lines(&table, limits),
             Format::Parquet => columnar::write(&table, notes),
             Format::Xlsx => sheet::write(&table, notes),
-            _ => written(markup::of_table(&table), to),
+            _ => written(markup::of_table(&table), to, notes),
         };
     }
     if from == to && from != Format::Text {
         // The same document, in UTF-8.
         return Ok(text::decode(bytes, options, notes)?.into_bytes());
     }
-    written(document(bytes, from, options, limits, notes)?, to)
+    written(document(bytes, from, options, limits, notes)?, to, notes)
 }
 
 /// A document as Markdown.
@@ -326,24 +326,29 @@ fn document(
     Ok(match from {
         Format::Pdf => markup::Document::Plain(pdf::text(bytes, limits, notes)?),
         Format::Html => {
-            markup::Document::Markdown(markup::from_html(&text::decode(bytes, options, notes)?)?)
+            let html = text::decode(bytes, options, notes)?;
+            markup::Document::Markdown(markup::from_html(&html, notes)?)
         }
         Format::Markdown => markup::Document::Markdown(text::decode(bytes, options, notes)?),
         _ => markup::Document::Plain(text::decode(bytes, options, notes)?),
     })
 }
 
-fn written(document: markup::Document, to: Format) -> Result<Vec<u8>, ConvertError> {
+fn written(
+    document: markup::Document,
+    to: Format,
+    notes: &mut Vec<String>,
+) -> Result<Vec<u8>, ConvertError> {
     Ok(match to {
-        Format::Html => document.into_html(),
+        Format::Html => document.into_html(notes),
         Format::Markdown => document.into_markdown(),
         _ => document.into_text(),
     }
     .into_bytes())
 }
 
-/// The second line behind the checks: a library that panics on a file has refused it. On a stack that nested
-/// documents do not exhaust within their limits.
+/// The second line behind the checks: a library that panics on a file has refused it. On a stack with room to spare: what
+/// exhausts one ends the program.
 fn guarded<T: Send>(
     from: Format,
     work: impl FnOnce() -> Result<T, ConvertError> + Send,

@@ -16,6 +16,7 @@ use yushan_abi::{
 };
 
 use crate::arguments::{read, refused, spec};
+use crate::space::driver::failed;
 use crate::space::{self, Edit, Entry, Space, SpaceError, Version};
 
 /// Bytes of text that one call shows.
@@ -71,6 +72,10 @@ impl Tool for Files {
     fn forked(&self, from: &str, to: &str) -> Result<(), String> {
         space::fork(&*self.disk, from, to).map_err(|error| error.to_string())
     }
+
+    fn released(&self, space: &str) {
+        space::kept::released(&self.disk, space);
+    }
 }
 
 /// Reads the arguments and does it.
@@ -83,15 +88,6 @@ fn with<T: DeserializeOwned>(
         Err(refused) => return refused,
     };
     action(arguments).unwrap_or_else(|error| failed(&error, invocation))
-}
-
-/// An error may name files, which others than the user may have named: it is no better than what the caller has seen.
-fn failed(error: &SpaceError, invocation: &Invocation<'_>) -> ToolResult {
-    let mut label = invocation.label.clone();
-    if let SpaceError::Absent { labels, .. } = error {
-        label = label.join(labels);
-    }
-    ToolResult::failed(error.to_string(), label)
 }
 
 impl Verb {

@@ -9,9 +9,10 @@
 pub mod discover;
 mod interpreter;
 mod notebook;
+mod sessions;
 pub mod walls;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -25,16 +26,13 @@ use yushan_sandbox::Tier;
 use self::discover::Found;
 use self::interpreter::{Interpreter, Ran};
 use self::notebook::{Cell, Notebook, fingerprint};
+use self::sessions::{Place, Sessions};
 use crate::arguments::{read, refused, spec};
-use crate::space::{self, Edit, Entry, Space, Version, check_path};
+use crate::space::{self, Edit, Entry, Space, Version, check_path, kept};
 
 /// Bytes of a cell.
 const MOST_CODE: usize = 256 << 10;
-/// Interpreters that run at once; the one that was used least recently makes room.
-const MOST_RUNNING: usize = 8;
-/// How long one stays that nobody uses.
-const MOST_IDLE: Duration = Duration::from_secs(30 * 60);
-/// How often it is looked whether a space is free.
+/// How often it is looked whether a space is free, or a place.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What cells may use.
@@ -48,6 +46,8 @@ pub struct Limits {
     pub life: Duration,
     /// For running earlier cells again.
     pub rebuild: Duration,
+    /// For a place among the interpreters that run at once.
+    pub place: Duration,
     /// Bytes of memory.
     pub memory: u64,
     /// Processes and threads.
@@ -65,6 +65,7 @@ impl Default for Limits {
             cpu: Duration::from_secs(60),
             life: Duration::from_secs(3600),
             rebuild: Duration::from_secs(300),
+            place: Duration::from_secs(60),
             memory: 2 << 30,
             processes: 64,
             scratch: 512 << 20,
@@ -107,7 +108,7 @@ pub struct Python {
     limits: Limits,
     tier: OnceLock<Result<Tier, String>>,
     spec: ToolSpec,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    sessions: Sessions,
     fonts: Arc<OnceLock<Fonts>>,
     /// Whether they are being looked for.
     asked: Once,
@@ -117,14 +118,10 @@ pub struct Python {
 /// File names and bytes.
 type Fonts = Vec<(String, Vec<u8>)>;
 
-/// A space's interpreter. Whoever works with it holds the lock.
-struct Session {
-    running: Mutex<Option<Running>>,
-    used: Mutex<Instant>,
-}
-
 struct Running {
     interpreter: Interpreter,
+    /// Given back when the interpreter has ended.
+    _place: Place,
     /// Cells that it has run.
     cells: usize,
     /// Files that it has, by path, with the hash of their bytes.
@@ -144,7 +141,7 @@ impl Python {
     pub fn new(disk: Arc<dyn Disk>, found: Found, limits: Limits) -> Python {
         interpreter::sweep();
         let spec = describe(&found, &limits);
-        let (tier, sessions, fonts) = (OnceLock::new(), Mutex::default(), Arc::default());
+        let (tier, sessions, fonts) = (OnceLock::new(), Sessions::default(), Arc::default());
         let (asked, gone) = (Once::new(), Cancel::default());
         Python { disk, found, limits, tier, spec, sessions, fonts, asked, gone }
     }
@@ -211,7 +208,7 @@ impl Tool for Python {
                 return refused(format!("Python does not run here: {why}; {next}"));
             }
         };
-        let session = self.session(invocation.space);
+        let session = self.sessions.of(invocation.space);
         let Some(mut running) = wait(&session.running, &invocation.cancel) else {
             return refused("cancelled before the cell began");
         };
@@ -222,14 +219,19 @@ impl Tool for Python {
     }
 
     fn forked(&self, from: &str, to: &str) -> Result<(), String> {
-        space::fork(&*self.disk, from, to).map_err(|error| error.to_string())?;
-        notebook::fork(&*self.disk, from, to).map_err(|error| error.to_string())
+        space::fork(&*self.disk, from, to).map_err(|error| error.to_string())
     }
 
     fn released(&self, space: &str) {
-        let session = lock(&self.sessions).remove(space);
-        // Ending it takes a moment. If a call is being made there its thread ends it.
-        std::thread::spawn(move || drop(session));
+        let session = self.sessions.remove(space);
+        let (disk, space) = (Arc::clone(&self.disk), space.to_string());
+        // Ending it takes a moment. A call that is still being made there keeps what it did: it ends first.
+        std::thread::spawn(move || {
+            if let Some(session) = session {
+                *lock(&session.running) = None;
+            }
+            kept::delete(&*disk, &space);
+        });
     }
 }
 
@@ -240,7 +242,8 @@ impl Drop for Python {
 }
 
 impl Python {
-    /// A new interpreter. The first one has to find its fonts by itself.
+    /// A new interpreter. The first one has to find its fonts by itself, while another looks for those of all others: for
+    /// that moment there may be one more than there are places.
     fn start(&self, tier: Tier, seed: &[u8; 32]) -> Result<Interpreter, String> {
         let interpreter = Interpreter::start(&self.found, tier, &self.limits, seed)?;
         self.asked.call_once(|| {
@@ -252,28 +255,6 @@ impl Python {
         });
         interpreter.furnish(self.fonts.get().map_or(&[], Vec::as_slice));
         Ok(interpreter)
-    }
-
-    fn session(&self, space: &str) -> Arc<Session> {
-        let mut sessions = lock(&self.sessions);
-        if let Some(session) = sessions.get(space) {
-            return Arc::clone(session);
-        }
-        // One that is in use is not idle: who holds it has a second reference.
-        let idle = sessions.iter().filter(|(_, session)| Arc::strong_count(session) == 1);
-        let mut idle: Vec<_> = idle.map(|(name, one)| (*lock(&one.used), name.clone())).collect();
-        idle.sort();
-        let over = (sessions.len() + 1).saturating_sub(MOST_RUNNING);
-        for (place, (used, name)) in idle.into_iter().enumerate() {
-            if place < over || used.elapsed() > MOST_IDLE {
-                let session = sessions.remove(&name);
-                std::thread::spawn(move || drop(session)); // ending it takes a moment
-            }
-        }
-        let session = Session { running: Mutex::default(), used: Mutex::new(Instant::now()) };
-        let session = Arc::new(session);
-        sessions.insert(space.into(), Arc::clone(&session));
-        session
     }
 }
 
@@ -340,8 +321,9 @@ impl Call<'_> {
         notes: &mut Vec<String>,
     ) -> Result<Running, ToolResult> {
         let (python, cancel) = (self.python, &self.invocation.cancel);
+        let place = python.sessions.place(python.limits.place, cancel).map_err(failed)?;
         let interpreter = python.start(self.tier, &notebook.seed()).map_err(failed)?;
-        let mut running = Running { interpreter, cells: 0, files: BTreeMap::new() };
+        let mut running = Running { interpreter, _place: place, cells: 0, files: BTreeMap::new() };
         let deadline = Instant::now() + python.limits.rebuild;
         let mut other = Vec::new();
         for (number, cell) in notebook.cells.iter().enumerate() {
@@ -384,7 +366,8 @@ impl Call<'_> {
             notebook.cells.len()
         );
         match kept {
-            Ok(()) => failed(why),
+            // What stopped it may quote the interpreter.
+            Ok(()) => ToolResult::failed(why, notebook.label.clone()),
             Err(error) => failed(error),
         }
     }

@@ -5,6 +5,7 @@
 //! of what wrote it.
 
 pub(crate) mod driver;
+pub(crate) mod kept;
 mod paths;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,10 +15,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use yushan_abi::{Change, Disk, DiskError, Document, FileRef, Label};
 
+use kept::FILES;
+pub use kept::{ForkError, fork};
 pub use paths::{check as check_path, media_type};
 
-/// The kind of the document.
-const KIND: &str = "space";
 /// Files of a space.
 pub const MOST_FILES: usize = 1000;
 /// Bytes of one file.
@@ -41,6 +42,8 @@ pub enum SpaceError {
         path: String,
         /// What is wrong with it.
         why: String,
+        /// Of the other files that are named.
+        labels: Label,
     },
     /// There is no such file.
     #[error("there is no file {path:?}; {near}")]
@@ -266,16 +269,6 @@ impl Space {
         Ok(versions)
     }
 
-    /// The space `to` begins with the same files and history, under the same owner. If there is one already it stays as it
-    /// is: a fork may be asked for again after a crash.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn fork(&self, to: &str) -> Result<Space, SpaceError> {
-        fork(&*self.disk, &self.name, to)?;
-        Space::open(Arc::clone(&self.disk), &self.owner, to)
-    }
-
     fn store(&self, path: &str, bytes: &[u8], label: Label) -> Result<Entry, SpaceError> {
         let size = bytes.len() as u64;
         if size > MOST_BYTES {
@@ -290,7 +283,7 @@ impl Space {
     }
 
     fn manifest(&self) -> Result<Manifest, SpaceError> {
-        match self.disk.get(KIND, &self.name)? {
+        match self.disk.get(FILES, &self.name)? {
             None => Ok(Manifest::default()),
             Some(document) if document.owner != self.owner => Err(SpaceError::Foreign),
             Some(document) => {
@@ -318,7 +311,7 @@ impl Space {
             manifest.changes.drain(..half);
         };
         let document = Document {
-            kind: KIND.into(),
+            kind: FILES.into(),
             key: self.name.clone(),
             owner: self.owner.clone(),
             created_ms: now(),
@@ -340,18 +333,14 @@ impl Space {
     }
 }
 
-/// As [`Space::fork`], for those who do not know the owner.
-///
-/// # Errors
-/// The disk refuses.
-pub fn fork(disk: &dyn Disk, from: &str, to: &str) -> Result<(), SpaceError> {
-    if disk.get(KIND, to)?.is_some() {
-        return Ok(());
+impl SpaceError {
+    /// Of the files that it names: names may come from anybody.
+    pub fn labels(&self) -> Label {
+        match self {
+            SpaceError::Absent { labels, .. } | SpaceError::Path { labels, .. } => labels.clone(),
+            _ => Label::default(),
+        }
     }
-    if let Some(document) = disk.get(KIND, from)? {
-        disk.put(&Document { key: to.into(), created_ms: now(), ..document })?;
-    }
-    Ok(())
 }
 
 impl Manifest {
@@ -392,11 +381,13 @@ impl Manifest {
             let why = format!("the space would hold {total} MiB; it may hold {most} MiB");
             return Err(SpaceError::Full(format!("{why}: remove what is not needed")));
         }
-        for path in self.files.keys() {
+        for (path, entry) in &self.files {
             let mut folders = path.match_indices('/').map(|(at, _)| &path[..at]);
-            if let Some(folder) = folders.find(|&folder| self.files.contains_key(folder)) {
+            let found = folders.find_map(|folder| Some((folder, self.files.get(folder)?)));
+            if let Some((folder, file)) = found {
                 let why = format!("lies in {folder:?}, which is a file and not a folder");
-                return Err(SpaceError::Path { path: path.clone(), why });
+                let labels = entry.label.join(&file.label);
+                return Err(SpaceError::Path { path: path.clone(), why, labels });
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use yushan_abi::{Cancel, Disk, Invocation, Label, Sources, Tool, ToolResult, ToolSpec};
@@ -18,13 +19,14 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("--serve") {
         return offer().serve_stdio().expect("served");
     }
-    let checks: [(&str, fn()); 4] = [
+    let checks: [(&str, fn()); 5] = [
         ("a program's tools are called and answer", a_program_s_tools_are_called_and_answer),
         (
             "a program in the sandbox sees nothing of ours",
             a_program_in_the_sandbox_sees_nothing_of_ours,
         ),
         ("a program that dies is started again", a_program_that_dies_is_started_again),
+        ("a program ends with all that it started", a_program_ends_with_all_that_it_started),
         (
             "what is no server is an error with its words",
             what_is_no_server_is_an_error_with_its_words,
@@ -117,6 +119,31 @@ fn a_program_that_dies_is_started_again() {
     let dead = call(&bridge, "die", "");
     assert!(dead.failed && dead.text().contains("is not known"), "{}", dead.text());
     assert_eq!(call(&bridge, "echo", "again").text(), "again");
+}
+
+/// Processes whose command line has this word.
+fn alive(word: &str) -> usize {
+    let has = |entry: std::io::Result<std::fs::DirEntry>| {
+        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        String::from_utf8_lossy(&line).contains(word).then_some(())
+    };
+    std::fs::read_dir("/proc").expect("processes").filter_map(has).count()
+}
+
+fn a_program_ends_with_all_that_it_started() {
+    // A duration that no other process sleeps for.
+    let word = format!("9{:05}", std::process::id() % 100_000);
+    let program = std::env::current_exe().expect("a path");
+    let script = format!("sleep {word} & exec {:?} --serve", program);
+    let bridge = open("/bin/sh".into(), &["-c", &script], None).expect("a server");
+    assert_eq!(call(&bridge, "echo", "there").text(), "there");
+    assert!(alive(&word) > 0);
+    drop(bridge);
+    let begun = Instant::now();
+    while alive(&word) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "what it started is left behind");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn what_is_no_server_is_an_error_with_its_words() {

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         ("without_a_sandbox_nothing_runs", without_a_sandbox_nothing_runs),
         ("calls_in_one_space_wait_for_each_other", calls_wait),
         ("few_run_at_once_and_nobody_notices", few_run_at_once),
+        ("few_run_at_once_however_many_want_to", few_run_in_parallel),
+        ("what_nobody_can_name_again_is_gone", released_spaces_are_gone),
         ("a_table_is_analysed", a_table_is_analysed),
         ("a_plot_is_a_plot", a_plot_is_a_plot),
         ("two_hundred_that_are_killed_leave_nothing_behind", two_hundred_kills),
@@ -283,8 +285,11 @@ fn lost_is_said() {
     limits.rebuild = Duration::from_millis(500);
     let after = desk.with_python(Python::on(desk.disk(), found(), limits, Ok(Tier::Full)));
     let expected = "its state is lost: running the earlier cells again failed at cell";
-    let text = after.fails("x = 2", expected);
-    assert!(text.contains("This cell was not run"), "{text}");
+    let lost = after.run("x = 2");
+    let text = lost.text();
+    assert!(text.contains(expected) && text.contains("This cell was not run"), "{text}");
+    // It may quote what the interpreter said.
+    assert!(lost.failed && lost.label().covers(&Label::of(Sources::CODE)));
     after.fails("x", "NameError");
     assert_eq!(after.read("a"), b"1");
 }
@@ -464,6 +469,85 @@ fn few_run_at_once() {
     for (number, space) in spaces.iter().enumerate() {
         space.says("x", &number.to_string());
     }
+}
+
+/// Where many want to work in spaces of their own, so many interpreters run and no more: the others wait for a place.
+fn few_run_in_parallel() {
+    const MOST: usize = 8;
+    let desk = Desk::new(Tier::Full);
+    let code = "import time\nbegun = time.time()\ntime.sleep(3)\nbegun, time.time()";
+    let spans: Vec<(f64, f64)> = std::thread::scope(|scope| {
+        let spaces = (0..MOST + 4).map(|number| desk.in_space(&format!("space {number}")));
+        let calls: Vec<_> = spaces.map(|space| scope.spawn(move || space.run(code))).collect();
+        let texts = calls.into_iter().map(|call| call.join().unwrap().text());
+        texts.map(|text| span(&text)).collect()
+    });
+    let at_once =
+        |at: f64| spans.iter().filter(|(begun, end)| (*begun..*end).contains(&at)).count();
+    let most = spans.iter().map(|(begun, _)| at_once(*begun)).max();
+    assert!(most <= Some(MOST), "{most:?}: {spans:?}");
+    // Who waits hears that it is cancelled, or that none came in time, and has lost nothing.
+    let desk = Desk::with(Tier::Full, Limits { place: Duration::from_secs(1), ..limits() });
+    let stop = Cancel::default();
+    let word = format!("5{:05}", std::process::id() % 100_000);
+    let slow = format!("import subprocess\nsubprocess.run(['sleep', '{word}'])");
+    std::thread::scope(|scope| {
+        let mut calls = Vec::new();
+        for number in 0..MOST {
+            let (space, stop) = (desk.in_space(&format!("space {number}")), stop.clone());
+            space.run("x = 1");
+            let code = json!({"code": &slow});
+            calls.push(scope.spawn(move || space.call_as(&code, "slow", stop)));
+        }
+        eventually(|| desk::alive(&word) == MOST);
+        let late = desk.in_space("late");
+        late.fails("1", "8 interpreters are at work, and none was free within 1 s");
+        let cancel = Cancel::default();
+        cancel.cancel();
+        let cancelled = late.call_as(&json!({"code": "1"}), "cancelled", cancel).text();
+        assert!(cancelled.contains("cancelled before there was room"), "{cancelled}");
+        stop.cancel();
+        calls.into_iter().for_each(|call| assert!(call.join().unwrap().failed));
+        late.says("1 + 1", "2");
+    });
+    desk.in_space("space 0").says("x", "1");
+}
+
+/// Of `(1.5, 2.5)`.
+fn span(text: &str) -> (f64, f64) {
+    let (begun, end) = text.trim_matches(['(', ')']).split_once(", ").unwrap();
+    (begun.parse().unwrap(), end.parse().unwrap())
+}
+
+/// What a check ran in its copy of a space is gone with it, whatever still runs there; what a user named stays.
+fn released_spaces_are_gone() {
+    let desk = Desk::new(Tier::Full);
+    desk.run("open('a', 'w').write('1')\nx = 1");
+    let kinds = ["space", "python"];
+    let kept = |space: &str| kinds.map(|kind| desk.disk().get(kind, space).unwrap().is_some());
+    desk.python.forked("talk", "check-1.1.0").unwrap();
+    let check = desk.in_space("check-1.1.0");
+    check.says("x", "1");
+    check.run("open('b', 'w').write('2')");
+    desk.python.released("check-1.1.0");
+    eventually(|| kept("check-1.1.0") == [false, false]);
+    desk.python.released("talk");
+    desk.says("x", "1");
+    assert_eq!(kept("talk"), [true, true]);
+    // A call that is still being made keeps what it did, and that goes too.
+    let fork = desk.in_space("fork-1.2.0");
+    fork.run("1");
+    std::thread::scope(|scope| {
+        let word = format!("1.{:05}", std::process::id() % 100_000);
+        let slow = format!(
+            "import subprocess\nsubprocess.run(['sleep', '{word}'])\nopen('c', 'w').write('3')"
+        );
+        let call = scope.spawn(move || fork.run(&slow));
+        eventually(|| desk::alive(&word) > 0);
+        desk.python.released("fork-1.2.0");
+        assert!(!call.join().unwrap().failed);
+    });
+    eventually(|| kept("fork-1.2.0") == [false, false]);
 }
 
 /// What an interpreter may leave behind: processes, groups, folders, mounts, descriptors, threads.

@@ -4,6 +4,7 @@
 //! terminal does it and tells the outcome, so that every command can be tested with data. A branch is the
 //! whole list of its messages: what two of them share, the model's cache shares too.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,12 +39,17 @@ Ctrl-C         stops a reply";
 
 /// Letters of a message that the list of branches shows.
 const SHOWN: usize = 40;
+/// How calls of a tool can be decided beside the gate.
+const MODES: [&str; 3] = ["auto", "ask", "deny"];
 
 /// What somebody said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Said {
     pub(crate) role: String,
     pub(crate) content: String,
+    /// Files that go before it: what stands in them is nobody's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) attached: Vec<String>,
     /// An assistant's calls that were made here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) tool_calls: Vec<Value>,
@@ -54,7 +60,8 @@ pub(crate) struct Said {
 
 impl Said {
     pub(crate) fn new(role: &str, content: String) -> Said {
-        Said { role: role.into(), content, tool_calls: Vec::new(), tool_call_id: None }
+        let (attached, tool_calls) = (Vec::new(), Vec::new());
+        Said { role: role.into(), content, attached, tool_calls, tool_call_id: None }
     }
 }
 
@@ -122,6 +129,10 @@ pub(crate) struct Branches {
     /// Which is spoken to.
     model: String,
     attached: Vec<Attachment>,
+    /// How calls of a tool are decided beside the gate, where that was said.
+    modes: BTreeMap<String, &'static str>,
+    /// Whether the code of an answer is run before it is shown.
+    pub(crate) checks_code: bool,
     last: Option<Figures>,
     /// The tools that the system has: name, and what it does.
     tools: Vec<(String, String)>,
@@ -140,6 +151,8 @@ impl Branches {
             models,
             model,
             attached: Vec::new(),
+            modes: BTreeMap::new(),
+            checks_code: false,
             last: None,
             tools: Vec::new(),
             on: Vec::new(),
@@ -171,8 +184,14 @@ impl Branches {
             "stream_options": { "include_usage": true },
         });
         if !self.on.is_empty() {
-            let tool = |name: &String| json!({ "type": "system", "name": name });
+            let tool = |name: &String| match self.modes.get(name) {
+                None => json!({ "type": "system", "name": name }),
+                Some(mode) => json!({ "type": "system", "name": name, "mode": mode }),
+            };
             request["tools"] = self.on.iter().map(tool).collect();
+            if self.checks_code && self.on.iter().any(|name| name == "python") {
+                request["check_code"] = json!({});
+            }
             request["space"] = json!(self.space());
             request["attended"] = json!(true);
         }
@@ -191,20 +210,39 @@ impl Branches {
 
     /// Lets the assistant use these tools: names, `all` or `none`.
     pub(crate) fn equip(&mut self, names: &str) -> Result<String, String> {
-        let known = |name: &str| self.tools.iter().any(|(tool, _)| tool == name);
-        let names: Vec<&str> = names.split([',', ' ']).filter(|name| !name.is_empty()).collect();
-        self.on = match names[..] {
-            ["none"] => Vec::new(),
-            ["all"] => self.tools.iter().map(|(name, _)| name.clone()).collect(),
-            _ => match names.iter().find(|name| !known(name)) {
-                Some(name) => {
+        let mut on: Vec<(String, Option<&'static str>)> = Vec::new();
+        for name in names.split([',', ' ']).filter(|name| !name.is_empty()) {
+            let (name, mode) = name.split_once(':').map_or((name, None), |(n, m)| (n, Some(m)));
+            let mode = match mode {
+                None => None,
+                Some(mode) => match MODES.iter().find(|known| **known == mode) {
+                    Some(mode) => Some(*mode),
+                    None => return Err(format!("{name}:{mode}: expected {}.", MODES.join(", "))),
+                },
+            };
+            match name {
+                "none" => on.clear(),
+                "all" => on.extend(self.tools.iter().map(|(name, _)| (name.clone(), mode))),
+                _ if self.tools.iter().any(|(tool, _)| tool == name) => {
+                    on.push((name.into(), mode));
+                }
+                _ => {
                     let all: Vec<&str> = self.tools.iter().map(|tool| &*tool.0).collect();
                     let all = if all.is_empty() { "none".into() } else { all.join(", ") };
                     return Err(format!("There is no tool {name:?}; the system has {all}."));
                 }
-                None => names.into_iter().map(String::from).collect(),
-            },
-        };
+            }
+        }
+        // What is said last of a tool counts: `all,python:ask`.
+        self.modes.clear();
+        self.on.clear();
+        for (name, mode) in on {
+            self.modes.remove(&name);
+            self.modes.extend(mode.map(|mode| (name.clone(), mode)));
+            if !self.on.contains(&name) {
+                self.on.push(name);
+            }
+        }
         Ok(match self.on.len() {
             0 => "The assistant has no tools.".into(),
             _ => format!("The assistant may use {}.", self.on.join(", ")),
@@ -302,8 +340,8 @@ impl Branches {
                 Act::Say(format!("There is no command {command}; /help lists them."))
             }
             _ => {
-                let content = self.attached.iter().map(quoted).collect::<String>() + &text;
-                self.here().push(Said::new("user", content));
+                let attached = self.attached.iter().map(quoted).collect();
+                self.here().push(Said { attached, ..Said::new("user", text) });
                 Act::Ask
             }
         }
@@ -497,7 +535,7 @@ mod tests {
     fn roles(branches: &Branches) -> String {
         let said = branches.all[branches.at]
             .iter()
-            .map(|said| format!("{}:{}", &said.role[..1], said.content));
+            .map(|said| format!("{}:{}{}", &said.role[..1], said.attached.concat(), said.content));
         said.collect::<Vec<_>>().join(" ")
     }
 
@@ -577,6 +615,12 @@ mod tests {
         assert_eq!(request["tools"], json!([{"type": "system", "name": "python"}]));
         assert_eq!((&request["space"], &request["attended"]), (&json!("s-2"), &json!(true)));
         assert_eq!(branches.equip("all").unwrap(), "The assistant may use python, web.");
+        branches.checks_code = true;
+        branches.equip("all,python:ask").unwrap();
+        let request = branches.request();
+        let python = json!({"type": "system", "name": "python", "mode": "ask"});
+        assert_eq!((&request["tools"][0], &request["check_code"]), (&python, &json!({})));
+        assert!(branches.equip("python:always").unwrap_err().contains("auto, ask, deny"));
         assert_eq!(branches.equip("none").unwrap(), "The assistant has no tools.");
     }
 

@@ -219,6 +219,7 @@ fn in_words(entry: &Entry) -> String {
             };
             format!("message from {from}: {}\n", visible(&message.text()))
         }
+        Entry::Shared { .. } => String::new(),
         Entry::Lent(budget) => match budget.tokens {
             Some(tokens) => format!("gave {tokens} tokens of its budget to a child\n"),
             None => String::new(),

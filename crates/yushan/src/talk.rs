@@ -43,9 +43,13 @@ pub(crate) struct Chat {
     /// Go on with a conversation that the system keeps: the last one, or that of this ID
     #[arg(long, value_name = "ID", num_args = 0..=1, default_missing_value = "")]
     resume: Option<String>,
-    /// Tools that the assistant may use: names, separated by commas, or `all`
+    /// Tools that the assistant may use: names, separated by commas, or `all`; NAME:ask asks before each call, NAME:deny
+    /// refuses it
     #[arg(long, value_name = "NAMES")]
     tools: Option<String>,
+    /// Run the Python code of an answer in the sandbox before it is shown; needs the tool python
+    #[arg(long)]
+    check_code: bool,
     #[command(flatten)]
     at: Where,
     #[command(flatten)]
@@ -74,6 +78,7 @@ impl Chat {
         let mut branches = Branches::new(models, model, kept::session());
         branches.know(tools(&self.at)?);
         if let Some(names) = &self.tools {
+            branches.checks_code = self.check_code;
             say(&branches.equip(names).map_err(BadUsage)?)?;
         }
         if let Some(id) = &self.resume {
@@ -233,9 +238,9 @@ impl Chat {
         // What would happen and where each value came from is the system's to say, not the model's.
         let list = if question { Value::Null } else { self.at.ask("/v1/approvals", None)? };
         let mut open = list["data"].as_array().into_iter().flatten();
-        let card =
-            open.find(|open| open["key"] == step["key"]).and_then(|open| open["text"].as_str());
-        match card.filter(|text| !text.is_empty()) {
+        let open = open.find(|open| open["key"] == step["key"]).unwrap_or(&Value::Null);
+        let hash = &open["card"]["hash"];
+        match open["text"].as_str().filter(|text| !text.is_empty()) {
             Some(text) => say(visible(text).trim_end())?,
             None => say(&steps::asks(step))?,
         }
@@ -246,7 +251,7 @@ impl Chat {
             true => json!({ "key": step["key"], "answer": line }),
             false => {
                 let yes = ["y", "yes", "是", "好"].contains(&line.to_lowercase().as_str());
-                json!({ "key": step["key"], "allow": yes })
+                json!({ "key": step["key"], "allow": yes, "hash": hash })
             }
         };
         self.at.ask("/v1/approvals", Some(&told)).map(drop)
@@ -260,7 +265,7 @@ fn tools(at: &Where) -> Result<Vec<(String, String)>> {
     let tools = list["data"].as_array().into_iter().flatten();
     let tools = tools.map(|tool| (text(tool, "name"), text(tool, "description")));
     let own = |name: &str| yushan_kernel::syscall::SystemCall::NAMES.contains(&name);
-    Ok(tools.filter(|(name, _)| !own(name) || name == "ask").collect())
+    Ok(tools.filter(|(name, _)| !own(name) || matches!(&**name, "ask" | "plan")).collect())
 }
 
 /// The models that a system lists.

@@ -568,7 +568,8 @@ fn people_talk_to_a_system() {
     let saved = std::fs::read_to_string(folder.path().join("talk.json")).unwrap();
     let messages = &parsed(&saved)["messages"];
     assert_eq!(messages[0], json!({ "role": "system", "content": "be brief" }));
-    assert_eq!(messages[1]["content"], "File \"note.txt\":\n```\na note\n```\n\nhi");
+    assert_eq!(messages[1]["attached"], json!(["File \"note.txt\":\n```\na note\n```\n\n"]));
+    assert_eq!(messages[1]["content"], "hi");
     assert!(!messages[2]["content"].as_str().unwrap().is_empty(), "{messages}");
 }
 
@@ -754,8 +755,8 @@ fn mcp(
     let header = answer.headers().get("mcp-session-id");
     let session = header.map(|value| value.to_str().unwrap().to_string());
     let text = answer.body_mut().read_to_string().unwrap();
-    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    let data = data.filter(|data| !data.is_empty()).last().unwrap_or(&text);
+    let mut data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let data = data.rfind(|data| !data.is_empty()).unwrap_or(&text);
     (answer.status().as_u16(), session, serde_json::from_str(data).unwrap_or_default())
 }
 

@@ -204,6 +204,10 @@ impl Runtime {
             if job.running.contains(&key) || job.done.contains_key(&key) {
                 continue;
             }
+            // What the user said was said of the first call and of no other.
+            if life.confirmed.is_some() {
+                return;
+            }
             // Whatever else is to be done about it is done in its turn.
             let uses =
                 life.open.iter().take(behind + 1).filter(|one| one.name == call.name).count();
@@ -211,7 +215,7 @@ impl Runtime {
             if left.is_some_and(|left| (left as usize) < uses) || life.times(call) >= LOOP {
                 return;
             }
-            let Course::Make(ready) = self.course(life, call) else { return };
+            let Course::Make(ready) = self.course(&life.ahead(behind), call) else { return };
             let (call, again) = (call.name.clone(), life.intended.contains(&key));
             if !again {
                 self.tell(Event::Call(pid, call));
@@ -248,6 +252,11 @@ impl Runtime {
             key,
         };
         let clerk = self.clerk.clone();
+        // A call that only looks can be made again: nothing waits for its note.
+        if work.tool.spec().effect == Effect::Read {
+            clerk.note(vec![(pid, Entry::Intended { key: work.key.clone() })], Then::Nothing);
+            return self.work(pid, move || work.run());
+        }
         self.work(pid, move || {
             match clerk.wait(vec![(pid, Entry::Intended { key: work.key.clone() })]) {
                 Ok(()) => work.run(),

@@ -14,7 +14,8 @@ use super::engine::Runtime;
 use super::spawn_of;
 use crate::core::Event;
 use crate::job::Job;
-use crate::life::{Entry, Life, Program};
+use crate::life::{Bounds, Entry, Life, Program};
+use crate::plan::Plan;
 use crate::process::{Budget, Pid, Process, Spawn};
 use crate::syscall::{failed, said};
 
@@ -82,7 +83,9 @@ impl Runtime {
         let Some(process) = self.core.process(parent) else { return };
         let lent = share(process, tokens, self.now());
         let pid = self.core.next_pid();
+        let Some(life) = self.life(parent) else { return };
         let program = Program { parent: Some(parent), budget: lent, ..program };
+        let (program, shared) = bounded(life, program, of.is_some());
         let life = Life::new(pid, program.clone());
         let spawn = Spawn { prompt: 0, ..spawn_of(&life, self.world.price) };
         let mut job = Job::new(&program.request, Box::new(yushan_abi::Nobody), Some(life));
@@ -107,7 +110,7 @@ impl Runtime {
         self.tell(Event::Answered(parent, Label::of(Sources::SYSTEM)));
         let result = said(format!("started process {pid}"));
         let mut entries = vec![(pid, Entry::Began(Box::new(program)))];
-        let own = [Entry::Lent(paid), Entry::Answered { result, received: false }];
+        let own = [Entry::Lent(paid), shared, Entry::Answered { result, received: false }];
         if let Some(life) = self.jobs.get_mut(&parent).and_then(|job| job.life.as_mut()) {
             own.iter().for_each(|entry| life.apply(entry.clone()));
         }
@@ -115,6 +118,23 @@ impl Runtime {
         self.await_note(&[parent, pid]);
         self.clerk.note(entries, Then::GoOn(vec![parent, pid]));
     }
+}
+
+/// A child's program with its part of what its parent may let through, and the note of what that part was: both together may
+/// do what the parent could, and no more.
+fn bounded(life: &Life, program: Program, is_fork: bool) -> (Program, Entry) {
+    let (bits, bytes, mut uses) =
+        if program.capabilities.is_empty() { Default::default() } else { life.part() };
+    // A fork goes on with the plan; another task is none of the plan's.
+    let plan = life.plan.as_ref();
+    let plan = plan.map(|plan| if is_fork { plan.clone() } else { Plan::default() });
+    let (bounds, data) = (Bounds { bits, bytes }, life.data.join(&program.data));
+    let mut program = Program { bounds, plan, data, ..program };
+    for (tool, able) in &mut program.capabilities {
+        able.uses = able.uses.map(|_| uses.get(tool).copied().unwrap_or(0));
+    }
+    uses.retain(|tool, _| program.capabilities.contains_key(tool));
+    (program, Entry::Shared { bits, bytes, uses })
 }
 
 /// A child's program.

@@ -16,6 +16,7 @@ use super::calls::Drivers;
 use super::clerk::{Clerk, Then};
 use super::places::BUSY_MS;
 use super::seats::Seats;
+use super::spoken::Spoken;
 use super::swap::Swap;
 use super::{Command, POLL, TICK, World};
 use crate::core::{Action, Core, Event};
@@ -32,6 +33,7 @@ pub(super) struct Runtime {
     pub(super) swap: Swap,
     /// How full the engines are, for whoever asks.
     pub(super) seats: Arc<Mutex<Seats>>,
+    pub(super) spoken: Arc<Mutex<Spoken>>,
     pub(super) most: usize,
     pub(super) started: Instant,
     pub(super) beginner: Beginner,

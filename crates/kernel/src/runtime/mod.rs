@@ -20,6 +20,7 @@ mod programs;
 pub mod replay;
 mod seats;
 mod shelf;
+mod spoken;
 mod step;
 mod swap;
 mod words;
@@ -45,6 +46,7 @@ pub use self::seats::Seats;
 pub(crate) use self::shelf::Lease;
 use self::shelf::Models;
 pub use self::shelf::{Shelf, Stock};
+use self::spoken::Spoken;
 use self::swap::Swap;
 pub use self::swap::{SwapFile, Swapped};
 use crate::billing::Billing;
@@ -171,6 +173,7 @@ enum Command {
 pub struct Kernel {
     commands: SyncSender<Command>,
     seats: Arc<Mutex<Seats>>,
+    spoken: Arc<Mutex<Spoken>>,
     beginner: Beginner,
     clerk: Clerk,
     world: World,
@@ -208,6 +211,7 @@ impl Kernel {
         let limits = Limits { slots: slots.max(1), rows, prefill_beside };
         let (commands, receiver) = mpsc::sync_channel(COMMANDS);
         let seats = Arc::<Mutex<Seats>>::default();
+        let spoken = Arc::<Mutex<Spoken>>::default();
         let engines = loaded.into_iter().map(|model| (model.info.name, model.executor)).collect();
         let models = Models::new(held, stock, commands.clone());
         let clerk = Clerk::start(world.disk.clone(), commands.clone());
@@ -225,6 +229,7 @@ impl Kernel {
             jobs: BTreeMap::new(),
             swap: Swap::new(options.swap_bytes, options.swap_file, commands.clone()),
             seats: seats.clone(),
+            spoken: spoken.clone(),
             most: options.most,
             started: Instant::now(),
             beginner: beginner.clone(),
@@ -240,7 +245,7 @@ impl Kernel {
             .name("kernel".into())
             .spawn(move || runtime.run(&receiver))
             .expect("a thread for the engine");
-        Kernel { commands, seats, beginner, clerk, world, thread: Mutex::new(Some(thread)) }
+        Kernel { commands, seats, spoken, beginner, clerk, world, thread: Mutex::new(Some(thread)) }
     }
 
     /// All processes, those that ended lately too.

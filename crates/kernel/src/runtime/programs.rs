@@ -83,6 +83,19 @@ impl Runtime {
         self.tell(Event::Paused(pid));
         let entry = Entry::Said { text, calls, finish, counts };
         self.note(pid, vec![entry], Then::GoOn(vec![pid]));
+        self.spoke(pid);
+    }
+
+    /// What it has just said can come again in a client's next request.
+    fn spoke(&mut self, pid: Pid) {
+        let Some(life) = self.life(pid) else { return };
+        // A user's own words are the user's to send, and so is what was made of them alone.
+        let label = Label { readers: life.data.readers.clone(), ..life.label.clone() };
+        self.spoken().note(&life.program.request.tenant, &life.text, label);
+    }
+
+    fn spoken(&self) -> std::sync::MutexGuard<'_, super::spoken::Spoken> {
+        self.spoken.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// What was noted is durable: what follows?
@@ -201,6 +214,10 @@ impl Runtime {
             job.show(Shown::Answered { call, result: result.clone() });
         }
         self.tell(Event::Answered(pid, result.label()));
+        if let Some(life) = self.life(pid) {
+            let tenant = &life.program.request.tenant;
+            self.spoken().note(tenant, &result.text(), result.label());
+        }
         self.note(pid, vec![Entry::Answered { result, received }], then);
     }
 
@@ -256,6 +273,7 @@ impl Runtime {
                 let counts = yushan_abi::Counts::default();
                 let entry = Entry::Said { text, calls, finish, counts };
                 self.note(pid, vec![entry], Then::GoOn(vec![pid]));
+                self.spoke(pid);
             }
         }
     }

@@ -63,6 +63,30 @@ fn a_loop_is_broken() {
     assert_eq!(system.read.keys.lock().unwrap().len(), 3 + 3 + 9);
 }
 
+/// What a user allows is one call: the one beside it is asked for by itself.
+#[test]
+fn what_is_allowed_is_one_call() {
+    let system = system(caller, Paper::default());
+    let modes = BTreeMap::from([("look".to_string(), Mode::Ask)]);
+    let both = program("look {\"to\":1}|look {\"to\":2};");
+    let (pid, events) = start(&system.kernel, Program { modes, ..both });
+    let mut asked = Vec::new();
+    for (said, made) in [(true, 1), (false, 1)] {
+        let key = loop {
+            match events.recv_timeout(Duration::from_secs(20)).expect("it asks") {
+                Event::Asks { key, .. } => break key,
+                Event::Done { .. } => panic!("only {asked:?} were asked for"),
+                _ => {}
+            }
+        };
+        system.kernel.says(pid, "ann", Says::Allow(key.clone(), said)).unwrap();
+        asked.push(key);
+        until(|| (system.read.keys.lock().unwrap().len() == made).then_some(()));
+    }
+    assert_eq!(end(&events).0, "a user said no");
+    assert_eq!(*system.read.keys.lock().unwrap(), [asked[0].clone()]);
+}
+
 /// A setting of the user's makes the gate stricter, never laxer.
 #[test]
 fn a_tool_can_be_set_to_ask_or_to_never() {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use yushan_abi::{Class, Form, Overflow, Sampling, ToolChoice, ToolSpec};
+use yushan_kernel::gate::Capability;
 use yushan_kernel::life::Mode;
 
 use crate::body::{Ignored, whole, within};
@@ -278,6 +279,10 @@ pub(crate) struct Tool {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub(crate) mode: Option<Mode>,
+    /// Our extension, with the type `system`: what may be done with it, at most.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub(crate) capability: Option<Capability>,
     #[serde(rename = "custom")]
     _custom: Option<Ignored>,
 }
@@ -288,7 +293,7 @@ pub(crate) struct Toolbox {
     /// Those that the client runs.
     pub(crate) functions: Vec<ToolSpec>,
     /// Those that are run here, and how each call of them is decided.
-    pub(crate) system: BTreeMap<String, Mode>,
+    pub(crate) system: BTreeMap<String, (Mode, Capability)>,
 }
 
 /// Tools, checked; whether those of the system are there is for the kernel to say.
@@ -308,7 +313,8 @@ pub(crate) fn tools(tools: Vec<Tool>) -> Result<Toolbox, Fault> {
                 return Err(Fault::invalid(field("function"), "type \"function\" needs it"));
             }
             ("system", None, Some(name)) => {
-                if toolbox.system.insert(name.clone(), tool.mode.unwrap_or_default()).is_some() {
+                let may = (tool.mode.unwrap_or_default(), tool.capability.unwrap_or_default());
+                if toolbox.system.insert(name.clone(), may).is_some() {
                     return Err(Fault::invalid(field("name"), format!("{name:?} stands twice")));
                 }
             }

@@ -23,6 +23,9 @@ pub(crate) struct ChatMessage {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub(crate) content: Option<OneOrList<ContentPart>>,
+    /// Our extension, of a user's message: texts of files, which stand before the content and are nobody's word.
+    #[serde(default)]
+    pub(crate) attached: Option<Vec<String>>,
     #[serde(default)]
     pub(crate) name: Option<String>,
     #[serde(default)]
@@ -148,7 +151,15 @@ fn one(message: ChatMessage, field: &str, tenant: &str) -> Result<Message, Fault
         None if role == Role::Assistant => Vec::new(),
         None => return Err(Fault::invalid(format!("{field}.content"), "expected a text")),
     };
-    let parts = texts.into_iter().map(|text| Part { text, label: label.clone() }).collect();
+    let attached = message.attached.unwrap_or_default();
+    if !attached.is_empty() && role != Role::User {
+        return Err(Fault::invalid(format!("{field}.attached"), "only a user attaches files"));
+    }
+    // Whoever attaches a file may read it, and nobody else for all we know.
+    let file = Label::of(Sources::FILE).for_reader(tenant);
+    let attached = attached.into_iter().map(|text| Part { text, label: file.clone() });
+    let said = texts.into_iter().map(|text| Part { text, label: label.clone() });
+    let parts = attached.chain(said).collect();
     Ok(Message { role, parts, calls, answers: message.tool_call_id, name: message.name })
 }
 
@@ -196,4 +207,25 @@ fn calls(calls: Vec<ToolCall>, field: &str) -> Result<Vec<Call>, Fault> {
         )),
     };
     numbered.map(call).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_attached_is_nobodys_word() {
+        let messages = |role: &str| {
+            let message = json!({"role": role, "content": "Sum it up.", "attached": ["call evil"]});
+            conversation(vec![serde_json::from_value(message).expect("a message")], "ann")
+        };
+        let conversation = messages("user").expect("is taken");
+        let sources = conversation[0].parts.iter().map(|part| part.label.sources);
+        assert!(sources.eq([Sources::FILE, Sources::USER]));
+        assert_eq!(conversation[0].text(), "call evilSum it up.");
+        let refused = messages("assistant").expect_err("is refused");
+        assert!(refused.to_string().contains("attached"), "{refused}");
+    }
 }

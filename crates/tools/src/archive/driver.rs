@@ -8,8 +8,8 @@ use serde_json::json;
 use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, ToolResult, ToolSpec};
 
 use super::{Limits, list, unpack};
-use crate::arguments::{read, refused, spec};
-use crate::space::driver::tool_in_a_space;
+use crate::arguments::{read, spec};
+use crate::space::driver::{failed, tool_in_a_space};
 use crate::space::{Edit, Space};
 
 /// Names that are shown of a long list.
@@ -55,7 +55,7 @@ impl ArchiveList {
 
     fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
-        let content = space.read(&arguments.path).map_err(|error| refused(error.to_string()))?;
+        let content = space.read(&arguments.path).map_err(|error| failed(&error, invocation))?;
         let label = content.label.join(invocation.label);
         let entries = list(&content.bytes, &self.limits)
             .map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
@@ -90,7 +90,7 @@ impl ArchiveExtract {
 
     fn run(&self, invocation: &Invocation<'_>, space: &Space) -> Result<ToolResult, ToolResult> {
         let arguments: Arguments = read(invocation.arguments)?;
-        let content = space.read(&arguments.path).map_err(|error| refused(error.to_string()))?;
+        let content = space.read(&arguments.path).map_err(|error| failed(&error, invocation))?;
         let label = content.label.join(invocation.label);
         let entries = unpack(&content.bytes, &self.limits)
             .map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
@@ -111,7 +111,7 @@ impl ArchiveExtract {
         // One change, which is undone as one. Names of the archive may stand in what is refused.
         let versions = space
             .change(edits, Vec::new())
-            .map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
+            .map_err(|error| ToolResult::failed(error.to_string(), label.join(&error.labels())))?;
         let files = versions.into_iter().filter_map(|version| version.after);
         let files = files.map(|entry| entry.file).take(SHOWN).collect();
         let text = format!("Unpacked {} files.", paths.len());

@@ -9,7 +9,7 @@ use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, Tool
 use super::{Format, Limits, Options, convert};
 use crate::arguments::{read, refused, spec};
 use crate::space::Space;
-use crate::space::driver::tool_in_a_space;
+use crate::space::driver::{failed, tool_in_a_space};
 
 /// The driver.
 pub struct Convert {
@@ -63,16 +63,19 @@ impl Convert {
         let arguments: Arguments = read(invocation.arguments)?;
         let from = format(arguments.from.as_deref(), &arguments.path, "from")?;
         let to = format(arguments.to.as_deref(), &arguments.to_path, "to")?;
-        let content = space.read(&arguments.path).map_err(|error| refused(error.to_string()))?;
+        let content = space.read(&arguments.path).map_err(|error| failed(&error, invocation))?;
         // What is made of a file is no better than the file, nor than who chose what to make of it.
         let label = content.label.join(invocation.label);
         let options = Options { encoding: arguments.encoding, sheet: arguments.sheet };
         let made = convert(&content.bytes, from, to, &options, &self.limits);
         // Errors and notes quote the file.
         let made = made.map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
+        if invocation.cancel.is_cancelled() {
+            return Err(refused("cancelled; nothing was written"));
+        }
         let file = space
             .write(&arguments.to_path, &made.bytes, &label)
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| failed(&error, invocation))?;
         let text = format!("Wrote {} ({}, {} bytes).", file.path, file.media_type, file.size);
         let mut parts =
             vec![Part { text, label: Label::of(Sources::SYSTEM).join(invocation.label) }];

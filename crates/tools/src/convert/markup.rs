@@ -3,7 +3,8 @@
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use super::table::{Cell, Table};
-use super::{ConvertError, Limits};
+use super::{ConvertError, Limits, within};
+use crate::web::tidy::{DEPTH, Tidy, balanced};
 
 /// A document on its way.
 pub(super) enum Document {
@@ -19,12 +20,12 @@ fn parser(markdown: &str) -> Parser<'_> {
 
 impl Document {
     /// A page; whatever could run or load in it is taken out.
-    pub(super) fn into_html(self) -> String {
+    pub(super) fn into_html(self, notes: &mut Vec<String>) -> String {
         let body = match self {
             Document::Markdown(markdown) => {
                 let mut html = String::new();
                 pulldown_cmark::html::push_html(&mut html, parser(&markdown));
-                ammonia::clean(&html)
+                ammonia::clean(&flat(balanced(&html, usize::MAX), notes).html)
             }
             Document::Plain(text) => format!("<pre>{}</pre>\n", ammonia::clean_text(&text)),
         };
@@ -90,51 +91,31 @@ impl Document {
     }
 }
 
-/// How deeply elements may lie in each other: the libraries walk them by recursion, on a stack made for this many.
-const DEPTH: usize = 10_000;
+/// Elements of a page: the library behind this takes time that grows with the square of the number of some.
+const ELEMENTS: usize = 200_000;
 
-/// A page as Markdown, without scripts, styles and forms.
-pub(super) fn from_html(html: &str) -> Result<String, ConvertError> {
-    let depth = nesting(html);
-    if depth > DEPTH {
-        return Err(ConvertError::TooLarge {
-            what: "the nesting of elements",
-            size: depth as u64,
-            limit: DEPTH as u64,
-            next: "the page is not meant to be read; take another",
-        });
-    }
+/// A page as Markdown, without scripts, styles, forms and what nobody sees. What it is made of is balanced and not deep:
+/// the library walks it by recursion.
+pub(super) fn from_html(html: &str, notes: &mut Vec<String>) -> Result<String, ConvertError> {
+    let page = balanced(html, ELEMENTS + 1);
+    within("the number of elements", page.elements, ELEMENTS, "convert a part of the page")?;
+    let page = flat(page, notes);
     let converter = htmd::HtmlToMarkdown::builder()
         .skip_tags(vec!["script", "style", "noscript", "template", "iframe", "svg", "head"])
         .build();
     let markdown = converter
-        .convert(html)
+        .convert(&page.html)
         .map_err(|error| ConvertError::Malformed(format!("the page could not be read: {error}")))?;
     Ok(format!("{}\n", markdown.trim()))
 }
 
-/// At most how deeply elements lie in each other: openings minus closings, elements without an end left out.
-fn nesting(html: &str) -> usize {
-    const VOID: [&str; 8] = ["br", "hr", "img", "input", "meta", "link", "source", "wbr"];
-    // Their ends are often left out, and the next of them closes the one before.
-    const IMPLIED: [&str; 9] = ["p", "li", "td", "tr", "th", "dt", "dd", "option", "tbody"];
-    let (mut depth, mut deepest) = (0usize, 0);
-    for part in html.split('<').skip(1) {
-        let closing = part.starts_with('/');
-        let name: String = part
-            .trim_start_matches('/')
-            .chars()
-            .take_while(char::is_ascii_alphanumeric)
-            .take(12)
-            .collect::<String>()
-            .to_ascii_lowercase();
-        if name.is_empty() || VOID.contains(&&*name) || IMPLIED.contains(&&*name) {
-            continue;
-        }
-        depth = if closing { depth.saturating_sub(1) } else { depth + 1 };
-        deepest = deepest.max(depth);
+/// Says it where a page was too deep: the libraries behind this take long over such, and some walk it by recursion.
+fn flat(page: Tidy, notes: &mut Vec<String>) -> Tidy {
+    if page.flattened {
+        let deep = format!("elements that lay more than {DEPTH} deep in each other");
+        notes.push(format!("{deep} were left out, and their text was kept"));
     }
-    deepest
+    page
 }
 
 /// The first table of a document.

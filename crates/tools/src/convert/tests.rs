@@ -215,7 +215,7 @@ fn bad_input_ends_in_an_error_that_says_what_to_do() {
     let mut huge = huge.into_inner();
     huge[18..22].copy_from_slice(&60_000u32.to_le_bytes());
     huge[22..26].copy_from_slice(&60_000u32.to_le_bytes());
-    let deep = "<div>".repeat(200_000);
+    let many = "<p>x".repeat(200_001);
     let nested = format!("[{}", "[".repeat(200_000));
     let ole = [b"\xd0\xcf\x11\xe0".as_slice(), b"E\0n\0c\0r\0y\0p\0t\0e\0d\0P\0a\0c\0k\0a\0g\0e\0"]
         .concat();
@@ -239,7 +239,7 @@ fn bad_input_ends_in_an_error_that_says_what_to_do() {
         (b"GIF89a", "png", "jpg", "really gif"),
         (b"%PDF-1.5 nonsense", "pdf", "txt", "PDF"),
         (b"no pdf", "pdf", "txt", "not a PDF"),
-        (deep.as_bytes(), "html", "md", "nesting"),
+        (many.as_bytes(), "html", "md", "the number of elements is 200001, at most 200000"),
         (b"no table", "md", "csv", "no table"),
         (b"a", "png", "csv", "it can become: png, jpg"),
         (b"a", "csv", "pdf", "it can become: csv"),
@@ -310,14 +310,62 @@ fn damaged_files_end_in_an_error() {
     }
 }
 
+/// Counting tags finds no depth in these; a parser that follows the standard does, and whoever walks its tree by recursion ends
+/// with the stack.
+#[test]
+fn pages_however_deep_are_read_on_a_bounded_stack() {
+    for (page, count, is_deep) in [
+        ("<x a=\"</y\">", 1_000_000, true),
+        ("<div></b>", 500_000, true),
+        ("<table><tr><td>", 50_000, true),
+        ("<b><p>", 50_000, false),
+        ("<math><mi><p>", 50_000, false),
+        ("<table><b>", 50_000, true),
+    ] {
+        let page = format!("<p>before</p>{}the text", page.repeat(count));
+        let made = run(page.as_bytes(), "html", "md").expect("Markdown");
+        let text = String::from_utf8(made.bytes).expect("text");
+        assert!(text.starts_with("before") && text.contains("the text"), "{:.100}", text);
+        let is_said = made.notes.iter().any(|note| note.contains("120 deep"));
+        assert_eq!(is_said, is_deep, "{:?}", made.notes);
+    }
+    let quoted = format!("{}the text", "> ".repeat(500_000));
+    let made = run(quoted.as_bytes(), "md", "html").expect("HTML");
+    assert!(made.notes.iter().any(|note| note.contains("120 deep")), "{:?}", made.notes);
+}
+
+#[test]
+fn pages_keep_what_is_read_of_them() {
+    let page = "<p>1 &lt; 2 &amp;&amp; <a href='/x?a=1&amp;b=2' title=t>a link</a> &copy; \u{e123}</p>\
+        <pre><code class=language-rust>if a &lt; b &amp;&amp; c {\n}</code></pre><ol start=3><li>three<li>four</ol>\
+        <p hidden>unseen</p>";
+    let made = text(page.as_bytes(), "html", "md");
+    for part in [
+        "1 < 2 && [a link](/x?a=1&b=2 \"t\") \u{a9} \u{e123}",
+        "```rust\nif a < b && c {\n}\n```",
+        "3.  three\n4.  four",
+    ] {
+        assert!(made.contains(part), "{part}: {made}");
+    }
+    assert!(!made.contains("unseen"), "{made}");
+}
+
 /// Calls the tool in a space of its own.
 fn called(
     disk: &std::sync::Arc<dyn yushan_abi::Disk>,
     arguments: serde_json::Value,
 ) -> yushan_abi::ToolResult {
-    use yushan_abi::{Cancel, Invocation, Label, Sources, Tool};
+    called_until(disk, arguments, yushan_abi::Cancel::default())
+}
+
+fn called_until(
+    disk: &std::sync::Arc<dyn yushan_abi::Disk>,
+    arguments: serde_json::Value,
+    cancel: yushan_abi::Cancel,
+) -> yushan_abi::ToolResult {
+    use yushan_abi::{Invocation, Label, Sources, Tool};
     let tool = driver::Convert::new(std::sync::Arc::clone(disk), Limits::default());
-    let (key, space, owner, cancel) = ("key", "space", "ann", Cancel::default());
+    let (key, space, owner) = ("key", "space", "ann");
     let label = Label::of(Sources::USER);
     tool.call(&Invocation { arguments: &arguments, key, space, owner, label: &label, cancel })
 }
@@ -349,4 +397,9 @@ fn the_tool_converts_in_a_space_and_keeps_the_label() {
         let result = called(&disk, arguments);
         assert!(result.failed && result.text().contains(expected), "{}", result.text());
     }
+    let order = json!({"path": "sales.csv", "to_path": "late.json"});
+    let cancel = yushan_abi::Cancel::default();
+    cancel.cancel();
+    let result = called_until(&disk, order, cancel);
+    assert!(result.failed && space.read("late.json").is_err(), "{}", result.text());
 }

@@ -9,7 +9,7 @@ use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, Tool
 use super::draw;
 use crate::arguments::{read, refused, spec};
 use crate::space::Space;
-use crate::space::driver::tool_in_a_space;
+use crate::space::driver::{failed, tool_in_a_space};
 
 /// The driver.
 pub struct Draw {
@@ -67,7 +67,7 @@ impl Draw {
             .map_err(|error| ToolResult::failed(error.to_string(), invocation.label.clone()))?;
         let file = space
             .write(&arguments.path, svg.as_bytes(), invocation.label)
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| failed(&error, invocation))?;
         let text = format!("Drew {} ({} bytes).", file.path, file.size);
         let label = Label::of(Sources::SYSTEM).join(invocation.label);
         Ok(ToolResult {

@@ -10,7 +10,7 @@ use yushan_abi::{
 
 use crate::arguments::{read, refused, spec};
 use crate::space::Space;
-use crate::space::driver::tool_in_a_space;
+use crate::space::driver::{failed, tool_in_a_space};
 
 /// Bytes of a prompt.
 const PROMPT: usize = 8_000;
@@ -98,7 +98,7 @@ impl Image {
         let path = format!("{}.{extension}", without_extension(&arguments.path));
         let file = space
             .write(&path, &picture.bytes, &label)
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| failed(&error, invocation))?;
         let text = format!("Made {} ({}, {} bytes).", file.path, file.media_type, file.size);
         let said = Label::of(Sources::SYSTEM).join(invocation.label);
         Ok(ToolResult {

@@ -13,6 +13,7 @@ use super::config::ServerConfig;
 use super::pins::{Described, Pending, Pins};
 use super::reply;
 use crate::arguments::refused;
+use crate::space::driver::failed;
 use crate::space::{self, Space};
 
 /// Letters of a name that every model's grammar takes.
@@ -195,7 +196,7 @@ impl Foreign {
         let connection = self.bridge.connected().map_err(unreached)?;
         self.agreed()?;
         let space = Space::open(Arc::clone(&self.bridge.disk), invocation.owner, invocation.space)
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| failed(&error, invocation))?;
         let answer = connection.call(&self.remote, arguments.clone(), &invocation.cancel);
         let label = || reply::label(server, invocation);
         let limits = &self.bridge.config.limits;
@@ -264,5 +265,9 @@ impl Tool for Foreign {
 
     fn forked(&self, from: &str, to: &str) -> Result<(), String> {
         space::fork(&*self.bridge.disk, from, to).map_err(|error| error.to_string())
+    }
+
+    fn released(&self, space: &str) {
+        space::kept::released(&self.bridge.disk, space);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -18,6 +19,7 @@ use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rmcp::{ClientHandler, ClientLifecycleMode, RoleClient, ServiceError};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use yushan_abi::Cancel;
 use yushan_sandbox::{Jail, Prisoner, Tier};
@@ -53,7 +55,7 @@ impl ClientHandler for Asking {
     }
 }
 
-/// A program, ended with its connection.
+/// A program, ended with its connection, and with all that it started and that stayed in its group of processes.
 enum Process {
     Plain(std::process::Child),
     Jailed(#[expect(dead_code, reason = "ends the program when dropped")] Box<Prisoner>),
@@ -63,7 +65,10 @@ enum Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Process::Plain(child) = self {
-            let _ = child.kill();
+            // The number is the group's as long as nobody has waited for its first process.
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                let _ = kill_process_group(group, Signal::KILL); // perhaps nobody is left
+            }
             let _ = child.wait();
         }
     }
@@ -414,6 +419,7 @@ impl Started {
         }
         command.envs(environment);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0);
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());

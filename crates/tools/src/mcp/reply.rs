@@ -47,7 +47,8 @@ pub(super) fn result(
                         files.push(file);
                     }
                     Err(error) => {
-                        return refused(format!("the server's file could not be kept: {error}"));
+                        let why = format!("the server's file could not be kept: {error}");
+                        return ToolResult::failed(why, label.join(&error.labels()));
                     }
                 }
             }

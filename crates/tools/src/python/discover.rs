@@ -58,6 +58,8 @@ pub fn find(program: Option<&Path>) -> Result<Found, String> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(PathBuf::from("/usr/bin")).chain(std::env::split_paths(&path));
+    // What lies in the folder where we happen to be is nobody's choice.
+    let folders = folders.filter(|folder| folder.is_absolute());
     let mut programs = folders.map(|folder| folder.join("python3")).filter(|path| path.is_file());
     let install = "install one: apt-get install python3";
     programs
@@ -66,12 +68,13 @@ pub fn find(program: Option<&Path>) -> Result<Found, String> {
 }
 
 fn ask(program: &Path) -> Result<Found, String> {
+    // It runs outside the sandbox: no module of the folder where we happen to be, of the user's or of the environment.
+    let program = match program.components().count() {
+        1 => program.to_path_buf(),
+        _ => std::path::absolute(program).map_err(|error| error.to_string())?,
+    };
     let mut command = Command::new(program);
-    command
-        .args(["-s", "-c", ASK])
-        .args(PACKAGES)
-        .env_remove("PYTHONPATH")
-        .env_remove("PYTHONHOME");
+    command.args(["-I", "-c", ASK]).args(PACKAGES).current_dir("/");
     let output = command.output().map_err(|error| error.to_string())?;
     let said: Said = serde_json::from_slice(&output.stdout).map_err(|_| {
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -132,4 +135,40 @@ pub fn install(names: &[&str]) -> Option<String> {
         (name, _) => format!(" {name}"),
     };
     Some(format!("{command}{}", names.iter().map(name).collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "YUSHAN_TEST_OF_A_HOSTILE_FOLDER";
+
+    #[test]
+    fn no_module_of_the_folder_we_are_in_is_run() {
+        if std::env::var_os(HERE).is_some() {
+            // Once more, in the folder.
+            find(None).unwrap();
+            find(Some(Path::new("./python"))).unwrap();
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        for name in ["json", "importlib", "sitecustomize"] {
+            let code = format!("open({:?}, 'w')", path.join("ran"));
+            std::fs::write(path.join(format!("{name}.py")), code).unwrap();
+        }
+        // As a program that lies beside us, which is found all the same.
+        let python = std::fs::canonicalize(find(None).unwrap().program).unwrap();
+        std::os::unix::fs::symlink(python, path.join("python")).unwrap();
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again
+            .args(["--exact", "python::discover::tests::no_module_of_the_folder_we_are_in_is_run"])
+            .current_dir(path)
+            .env(HERE, "1")
+            .env("PYTHONPATH", path);
+        let said = again.output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("1 passed"), "{said}");
+        assert!(!path.join("ran").exists());
+    }
 }

@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 use yushan_abi::{Change, Disk, DiskError, Document, Label, ToolResult};
 
 use super::interpreter::{Ran, fill, hex};
+use crate::space::kept::CELLS;
 use crate::space::now;
 
-/// The kind of the document.
-const KIND: &str = "python";
 /// Cells, and bytes of the document.
 const MOST_CELLS: usize = 1000;
 const MOST_DOCUMENT: usize = 8 << 20;
@@ -51,7 +50,7 @@ impl Notebook {
 
     /// As it is kept; a new one if none is.
     pub(super) fn load(disk: &dyn Disk, owner: &str, space: &str) -> Result<Notebook, String> {
-        match disk.get(KIND, space).map_err(|error| error.to_string())? {
+        match disk.get(CELLS, space).map_err(|error| error.to_string())? {
             None => Ok(Notebook::new()),
             Some(document) if document.owner != owner => {
                 Err("this interpreter belongs to another user".into())
@@ -66,7 +65,7 @@ impl Notebook {
         let body = serde_json::to_string(self);
         let body = body.map_err(|error| DiskError::Failed(error.to_string()))?;
         let (owner, created_ms) = (owner.into(), now());
-        Ok(Change::Put(Document { kind: KIND.into(), key: space.into(), owner, created_ms, body }))
+        Ok(Change::Put(Document { kind: CELLS.into(), key: space.into(), owner, created_ms, body }))
     }
 
     /// Whether there is room for a cell.
@@ -84,15 +83,6 @@ impl Notebook {
         }
         seed
     }
-}
-
-/// The space `to` begins with the cells of `from`. One that is there already stays.
-pub(super) fn fork(disk: &dyn Disk, from: &str, to: &str) -> Result<(), DiskError> {
-    if disk.get(KIND, to)?.is_some() {
-        return Ok(());
-    }
-    let Some(document) = disk.get(KIND, from)? else { return Ok(()) };
-    disk.put(&Document { key: to.into(), created_ms: now(), ..document })
 }
 
 /// What a cell said, as far as it should say the same when it is run again: addresses in memory are left out.

@@ -45,7 +45,12 @@ mod tests {
     #[test]
     fn files_become_pages() {
         for (name, bytes, title, first) in [
-            ("a/notes.md", "# Peaks\n\nYushan is 3952 m high.\n", "notes.md", "# Peaks\nYushan is 3952 m high."),
+            (
+                "a/notes.md",
+                "# Peaks\n\nYushan is 3952 m high.\n",
+                "notes.md",
+                "# Peaks\nYushan is 3952 m high.",
+            ),
             ("page.html", "<title>Peaks</title><p>Yushan", "Peaks", "Yushan"),
             ("t.csv", "name,height\nYushan,3952\n", "t.csv", "name,height\nYushan,3952"),
             ("n.txt", "plain", "n.txt", "plain"),

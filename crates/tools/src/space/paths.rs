@@ -1,6 +1,7 @@
 //! Paths in a space, and what lies at them by name and first bytes.
 
 use unicode_normalization::UnicodeNormalization;
+use yushan_abi::Label;
 
 use super::SpaceError;
 
@@ -22,7 +23,7 @@ pub fn check(path: &str) -> Result<String, SpaceError> {
         Some(why) => {
             // What is shown is bounded; what it holds is escaped where it is shown.
             let path = path.chars().take(MOST_NAME).collect();
-            Err(SpaceError::Path { path, why: why.into() })
+            Err(SpaceError::Path { path, why: why.into(), labels: Label::default() })
         }
     }
 }

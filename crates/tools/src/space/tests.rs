@@ -76,7 +76,8 @@ fn changes_are_taken_back_one_by_one_and_whole() {
 fn forks_go_their_own_ways_and_a_second_fork_changes_nothing() {
     let (disk, space) = space();
     space.write("a", b"1", &user()).unwrap();
-    let fork = space.fork("branch").unwrap();
+    super::fork(&*disk, "talk", "branch").unwrap();
+    let fork = Space::open(disk.clone(), "ann", "branch").unwrap();
     fork.write("a", b"2", &user()).unwrap();
     space.write("a", b"3", &user()).unwrap();
     super::fork(&*disk, "talk", "branch").unwrap();

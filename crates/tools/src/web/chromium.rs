@@ -20,12 +20,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use url::Url;
-use yushan_abi::{Cancel, Disk, FileRef};
+use yushan_abi::{Cancel, Disk, FileRef, Invocation, Label};
 
 use super::guard::Guard;
 use super::proxy::Proxy;
+use crate::space::{Space, SpaceError};
 
 /// Names under which it is installed.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
@@ -64,8 +66,8 @@ pub struct Rendered {
     pub html: String,
     /// Whether it was longer.
     pub cut: bool,
-    /// What a person would see first.
-    pub screenshot: Option<FileRef>,
+    /// What a person would see first, as PNG.
+    pub screenshot: Option<Vec<u8>>,
 }
 
 /// An installed browser.
@@ -76,10 +78,11 @@ pub struct Chromium {
 }
 
 impl Chromium {
-    /// The one that is on the `PATH`, if there is one. Pictures go to `disk`.
+    /// The one that is on the `PATH`, if there is one. Pictures go to spaces on `disk`.
     pub fn find(disk: Arc<dyn Disk>) -> Option<Chromium> {
         let path = std::env::var_os("PATH")?;
-        let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        let folders: Vec<PathBuf> =
+            std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
         let mut candidates =
             NAMES.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
         let program = candidates.find(|program| program.is_file())?;
@@ -111,33 +114,34 @@ impl Chromium {
             Some(refused) => format!("{why} ({refused})"),
             None => why,
         };
-        let (page, picture) = browser.open(url).map_err(because)?;
+        let (page, screenshot) = browser.open(url).map_err(because)?;
         let place = page["url"].as_str().and_then(|url| Url::parse(url).ok());
         let place = place.filter(|url| matches!(url.scheme(), "http" | "https"));
         let place =
             place.ok_or_else(|| because("the page could not be opened in the browser".into()))?;
         let html = page["html"].as_str().unwrap_or_default().to_string();
         let cut = page["length"].as_u64().is_some_and(|length| length > HTML as u64);
-        let screenshot = picture.map(|png| self.keep(&place, &png)).transpose()?;
         Ok(Rendered { url: place, html, cut, screenshot })
     }
 
-    fn keep(&self, url: &Url, png: &[u8]) -> Result<FileRef, String> {
-        let sha256 = self
-            .disk
-            .put_bytes(png)
-            .map_err(|error| format!("the screenshot cannot be kept: {error}"))?;
-        let host = url
-            .host_str()
-            .unwrap_or("page")
-            .replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_");
-        let short = sha256.get(..8).unwrap_or(&sha256);
-        Ok(FileRef {
-            path: format!("screenshots/{host}-{short}.png"),
-            media_type: "image/png".into(),
-            size: png.len() as u64,
-            sha256,
-        })
+    /// Writes the picture of a page to the caller's space.
+    ///
+    /// # Errors
+    /// There is no room, or no place: a file is called `screenshots`.
+    pub fn keep(
+        &self,
+        invocation: &Invocation<'_>,
+        url: &Url,
+        png: &[u8],
+        label: &Label,
+    ) -> Result<FileRef, SpaceError> {
+        let host = url.host_str().unwrap_or("page").chars().take(100);
+        let plain = |one: char| if one.is_ascii_alphanumeric() || one == '.' { one } else { '_' };
+        let host: String = host.map(plain).collect();
+        let digest = Sha256::digest(png);
+        let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let space = Space::open(self.disk.clone(), invocation.owner, invocation.space)?;
+        space.write(&format!("screenshots/{host}-{short}.png"), png, label)
     }
 }
 
@@ -183,7 +187,8 @@ impl Browser {
             .arg("about:blank")
             .env_clear()
             .env("HOME", profile.path())
-            .env("TMPDIR", profile.path());
+            .env("TMPDIR", profile.path())
+            .current_dir(profile.path());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut child =

@@ -1,6 +1,11 @@
 use std::fs;
 use std::sync::Mutex;
 
+use yushan_abi::Sources;
+
+use super::super::fetch::{Fetcher, Limits};
+use super::super::held::Held;
+use super::super::reader::Reader;
 use super::super::served::{html, response, serve};
 use super::*;
 use crate::memory::MemoryDisk;
@@ -63,9 +68,7 @@ fn scripts_run_and_nothing_goes_around_the_proxy() {
     assert!(text.contains("made by a script"), "{text}");
     assert!(text.contains("loaded: data of the page"), "{text}");
     assert!(!text.contains("hidden text"), "{text}");
-    let picture = rendered.screenshot.unwrap();
-    let png = disk.get_bytes(&picture.sha256).unwrap().unwrap();
-    assert_eq!(png.len() as u64, picture.size);
+    let png = rendered.screenshot.unwrap();
     assert_eq!(png[..8], *b"\x89PNG\r\n\x1a\n");
     let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
     assert_eq!((side(16), side(20)), SIZE);
@@ -74,6 +77,54 @@ fn scripts_run_and_nothing_goes_around_the_proxy() {
     assert!(failed.contains(&format!("port {inside} is not visited")), "{failed}");
     assert_eq!(*names.lock().unwrap(), Vec::<String>::new(), "the browser asked for itself");
     assert_eq!(*reached.lock().unwrap(), Vec::<String>::new(), "the server inside was reached");
+}
+
+fn invocation<'a>(arguments: &'a Value, label: &'a Label) -> Invocation<'a> {
+    let (key, space, owner, cancel) = ("1", "talk", "ann", Cancel::default());
+    Invocation { arguments, key, space, owner, label, cancel }
+}
+
+#[test]
+fn a_screenshot_is_a_file_of_the_callers_space() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let chromium = Chromium { program: "/nowhere".into(), disk: disk.clone() };
+    let (arguments, user, web) = (json!({}), Label::of(Sources::USER), Label::of(Sources::WEB));
+    let invocation = invocation(&arguments, &user);
+    let png = b"\x89PNG\r\n\x1a\n";
+    let long = format!("https://{}.example/", "a.".repeat(120));
+    for place in ["https://example.org/x", "http://[::1]:8080/", &long] {
+        let url = Url::parse(place).unwrap();
+        let file = chromium.keep(&invocation, &url, png, &web).unwrap();
+        assert!(file.path.starts_with("screenshots/") && file.media_type == "image/png");
+        let space = Space::open(disk.clone(), "ann", "talk").unwrap();
+        let kept = space.read(&file.path).unwrap();
+        assert_eq!((kept.bytes.as_slice(), kept.label), (&png[..], web.clone()), "{place}");
+    }
+}
+
+#[test]
+fn a_page_that_was_opened_in_the_browser_leaves_its_picture_in_the_space() {
+    let disk = Arc::new(MemoryDisk::default());
+    let Some(chromium) = chromium(&disk) else { return };
+    let port = serve(|_| html("<title>T</title><p>a page"));
+    let guard = Guard::default().allow(&format!("127.0.0.1:{port}")).unwrap();
+    let fetcher = Fetcher { guard, limits: Limits::default() };
+    let tools = Reader::new(fetcher, Held::new(disk.clone())).with_chromium(chromium).tools();
+    let fetch = tools.iter().find(|tool| tool.spec().name == "web_fetch").unwrap();
+    let arguments = json!({"url": format!("http://127.0.0.1:{port}/"), "scripts": true});
+    let user = Label::of(Sources::USER);
+    let space = Space::open(disk.clone(), "ann", "talk").unwrap();
+    let result = fetch.call(&invocation(&arguments, &user));
+    let file = &result.files[0];
+    let kept = space.read(&file.path).unwrap();
+    assert_eq!(kept.bytes.len() as u64, file.size);
+    assert!(!kept.label.is_trusted());
+    // Where it has no place the page comes without it, and says so.
+    space.remove(&file.path).unwrap();
+    space.write("screenshots", b"a file", &user).unwrap();
+    let result = fetch.call(&invocation(&arguments, &user));
+    assert!(!result.failed && result.files.is_empty());
+    assert!(result.text().contains("The screenshot is not among the files"), "{}", result.text());
 }
 
 /// Processes whose command line names this.

@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 use yushan_abi::{Disk, Document, Label};
 
 use super::page::Page;
+use crate::space::kept::{self, PAGES as KIND};
 
-/// The kind of the documents, one for each space.
-const KIND: &str = "web-space";
 /// Pages of a space that can be opened by number: the last ones.
 const PAGES: usize = 50;
 /// Results of a space that can be opened by number: the last ones.
@@ -177,24 +176,21 @@ impl Held {
         })
     }
 
-    /// The space `to` begins with what `from` has.
+    /// The space `to` begins with what is kept for `from`.
     ///
     /// # Errors
-    /// The disk's words.
+    /// There is something in `to` already, or the disk's words.
     pub fn fork(&self, from: &str, to: &str) -> Result<(), String> {
         let mut spaces = self.spaces();
-        let found = self.disk.get(KIND, from).map_err(|error| error.to_string())?;
-        if let Some(document) = found {
-            let document = Document { key: to.to_string(), ..document };
-            self.disk.put(&document).map_err(|error| error.to_string())?;
-            spaces.remove(to);
-        }
+        kept::fork(&*self.disk, from, to).map_err(|error| error.to_string())?;
+        spaces.remove(to);
         Ok(())
     }
 
-    /// Leaves it to the disk.
-    pub fn forget(&self, space: &str) {
+    /// Nobody works in it now: leaves it to the disk, or deletes it there if nobody can name it again.
+    pub fn release(&self, space: &str) {
         self.spaces().remove(space);
+        kept::released(&self.disk, space);
     }
 
     fn load(&self, name: &str) -> Result<Space, String> {

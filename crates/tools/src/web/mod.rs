@@ -13,5 +13,5 @@ pub mod reader;
 #[cfg(test)]
 pub(crate) mod served;
 pub mod text;
-mod tidy;
+pub(crate) mod tidy;
 mod walk;

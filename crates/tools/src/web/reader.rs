@@ -38,7 +38,8 @@ struct Came {
     hops: Vec<Url>,
     private: bool,
     page: Page,
-    files: Vec<FileRef>,
+    /// What a person would see first, as PNG.
+    screenshot: Option<Vec<u8>>,
 }
 
 impl Reader {
@@ -88,7 +89,7 @@ impl Reader {
         } else {
             self.fetch(within, &url, how.whole, &invocation.cancel)
         };
-        let came = match came {
+        let mut came = match came {
             Ok(came) => came,
             Err((why, hosts)) => {
                 let label = invocation.label.join(&web_label(hosts.iter(), None));
@@ -99,6 +100,7 @@ impl Reader {
             }
         };
         let label = web_label(came.hops.iter(), came.private.then_some(invocation.owner));
+        let files = self.keep_screenshot(invocation, &mut came, &label);
         let held = HeldPage {
             number: 0,
             url: came.url.to_string(),
@@ -107,9 +109,30 @@ impl Reader {
             sha256: String::new(),
         };
         match self.held.add_page(invocation.space, invocation.owner, held, &came.page) {
-            Ok(held) => ToolResult { files: came.files, ..show(&held, &came.page, how.span) },
+            Ok(held) => ToolResult { files, ..show(&held, &came.page, how.span) },
             Err(why) => arguments::refused(format!("the page came but cannot be kept: {why}")),
         }
+    }
+
+    /// Writes it to the caller's space. The page counts without it too.
+    fn keep_screenshot(
+        &self,
+        invocation: &Invocation<'_>,
+        came: &mut Came,
+        label: &Label,
+    ) -> Vec<FileRef> {
+        let (Some(chromium), Some(png)) = (&self.chromium, came.screenshot.take()) else {
+            return Vec::new();
+        };
+        let kept = chromium.keep(invocation, &came.url, &png, label);
+        if kept.is_err() {
+            // In our words: an error may name files.
+            came.page.notes.push(
+                "The screenshot is not among the files: they have no room for it, or one of them is called screenshots."
+                    .into(),
+            );
+        }
+        kept.into_iter().collect()
     }
 
     fn fetch(
@@ -128,7 +151,7 @@ impl Reader {
             .map_err(|failure| (failure.to_string(), asked(&failure)))?;
         let page = self.page(&fetched, whole).map_err(|why| (why, fetched.hops.clone()))?;
         let Fetched { url, hops, private, .. } = fetched;
-        Ok(Came { url, hops, private, page, files: Vec::new() })
+        Ok(Came { url, hops, private, page, screenshot: None })
     }
 
     fn page(&self, fetched: &Fetched, whole: bool) -> Result<Page, String> {
@@ -172,13 +195,7 @@ impl Reader {
             vec![url.clone(), rendered.url.clone()]
         };
         let private = within.guard.lists(&rendered.url);
-        Ok(Came {
-            url: rendered.url,
-            hops,
-            private,
-            page,
-            files: rendered.screenshot.into_iter().collect(),
-        })
+        Ok(Came { url: rendered.url, hops, private, page, screenshot: rendered.screenshot })
     }
 }
 
@@ -381,7 +398,7 @@ impl Tool for WebFetch {
     }
 
     fn released(&self, space: &str) {
-        self.reader.held.forget(space);
+        self.reader.held.release(space);
     }
 }
 

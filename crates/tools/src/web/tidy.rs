@@ -14,7 +14,7 @@ use html_escape::decode_html_entities;
 /// Elements; more are left out, and that is said.
 pub(super) const ELEMENTS: usize = 60_000;
 /// Open elements; in deeper ones the text is kept and the tags are not.
-const DEPTH: usize = 120;
+pub(crate) const DEPTH: usize = 120;
 /// Attributes of an element that are looked at.
 const ATTRIBUTES: usize = 32;
 /// Bytes of an attribute's value; longer ones are left out.
@@ -110,17 +110,29 @@ const SCOPES: [&str; 8] = ["td", "th", "li", "table", "dd", "button", "caption",
 pub(super) const STANDS_FOR: [(char, char); 2] = [('<', '\u{e000}'), ('&', '\u{e001}')];
 
 /// A page of bounded form.
-pub(super) struct Tidy {
-    /// Balanced, and without character references in its text.
-    pub(super) html: String,
+pub(crate) struct Tidy {
+    /// Balanced.
+    pub(crate) html: String,
     /// Of it.
-    pub(super) elements: usize,
+    pub(crate) elements: usize,
     /// Whether there were more elements than are read.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
+    /// Whether elements lay too deep: their text is there.
+    pub(crate) flattened: bool,
 }
 
-/// Makes one.
+/// Makes one whose text has no character references.
 pub(super) fn tidy(html: &str) -> Tidy {
+    made(html, ELEMENTS, true)
+}
+
+/// Makes one of at most so many elements, whose text is as it was written: for a parser that reads character references in time
+/// proportional to their number.
+pub(crate) fn balanced(html: &str, elements: usize) -> Tidy {
+    made(html, elements, false)
+}
+
+fn made(html: &str, elements: usize, decodes: bool) -> Tidy {
     let mut pass = Pass {
         rest: html,
         out: String::with_capacity(html.len()),
@@ -128,13 +140,15 @@ pub(super) fn tidy(html: &str) -> Tidy {
         unseen: None,
         deeper: HashMap::new(),
         elements: 0,
+        decodes,
     };
-    while !pass.rest.is_empty() && pass.elements < ELEMENTS {
+    while !pass.rest.is_empty() && pass.elements < elements {
         pass.step();
     }
     let cut = !pass.rest.is_empty();
     pass.close_to(0);
-    Tidy { html: pass.out, elements: pass.elements, cut }
+    let flattened = !pass.deeper.is_empty();
+    Tidy { html: pass.out, elements: pass.elements, cut, flattened }
 }
 
 struct Pass<'a> {
@@ -146,6 +160,8 @@ struct Pass<'a> {
     /// How many of each name were too deep to be opened.
     deeper: HashMap<String, usize>,
     elements: usize,
+    /// Whether character references are replaced by what they mean.
+    decodes: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -173,7 +189,10 @@ impl<'a> Pass<'a> {
     }
 
     fn text(&mut self, text: &str) {
-        if self.unseen.is_none() {
+        if self.unseen.is_some() {
+            return;
+        }
+        if self.decodes {
             for letter in decode_html_entities(text).chars() {
                 match letter {
                     '<' => self.out.push(STANDS_FOR[0].1),
@@ -182,6 +201,8 @@ impl<'a> Pass<'a> {
                     _ => self.out.push(letter),
                 }
             }
+        } else {
+            self.out.push_str(&text.replace('<', "&lt;"));
         }
     }
 

@@ -103,8 +103,8 @@ impl Stage {
         Stage { address: serve(server), site, _home: home }
     }
 
-    /// Holds a conversation, and looks at what came of it.
-    pub(crate) fn play(&self, conversation: &Conversation) {
+    /// Holds a conversation, looks at what came of it, and gives the last words.
+    pub(crate) fn play(&self, conversation: &Conversation) -> String {
         let begun = Instant::now();
         let space = conversation.name.replace(' ', "-");
         for (path, bytes) in conversation.files {
@@ -124,9 +124,20 @@ impl Stage {
             .iter()
             .map(|name| json!({ "type": "system", "name": name }))
             .collect();
+        let mut messages = json!([{ "role": "user", "content": task }]);
+        if let Some(name) = conversation.earlier {
+            let earlier =
+                CONVERSATIONS.iter().find(|one| one.name == name).expect("an earlier one");
+            let said = self.play(earlier);
+            let more = [
+                json!({"role": "assistant", "content": said}),
+                json!({"role": "user", "content": "Go on."}),
+            ];
+            messages.as_array_mut().expect("a list").extend(more);
+        }
         let mut request = json!({
             "model": "m", "space": space, "tools": tools,
-            "messages": [{ "role": "user", "content": task }],
+            "messages": messages,
             "budget": { "wall_ms": 120_000 },
         });
         if let Some(says) = conversation.says {
@@ -146,6 +157,7 @@ impl Stage {
         }
         (conversation.then)(&outcome);
         assert!(begun.elapsed() < Duration::from_secs(120), "it took too long");
+        outcome.text
     }
 
     fn ask(&self, request: &Value, outcome: &mut Outcome) {
@@ -175,7 +187,9 @@ fn answer_questions(address: SocketAddr, says: Said, over: &std::sync::atomic::A
         let list: Value = serde_json::from_str(&list.expect("text")).expect("JSON");
         for open in list["data"].as_array().into_iter().flatten() {
             let told = match says {
-                Said::Allow(allow) => json!({ "key": open["key"], "allow": allow }),
+                Said::Allow(allow) => {
+                    json!({ "key": open["key"], "allow": allow, "hash": open["card"]["hash"] })
+                }
                 Said::Answer(text) => json!({ "key": open["key"], "answer": text }),
             };
             // It may have been answered in between.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use yushan_abi::{ModelInfo, Prompt, Request, Sampling};
 use yushan_kernel::Budget;
 
-use crate::agent::{Agent, CheckCode};
+use crate::agent::{Agent, CheckCode, Wishes};
 use crate::body::{Ignored, ignored, refuse, whole};
 use crate::doors::Caller;
 use crate::fault::Fault;
@@ -67,6 +67,9 @@ pub(crate) struct ChatRequest {
     budget: Option<Budget>,
     /// Our extension, with the system's tool `python`: runs the Python code of the answer before it is shown.
     check_code: Option<CheckCode>,
+    /// Our extension, with tools of the system: whether handles stand for what others wrote, which `extract` alone
+    /// opens, in a form that is given beforehand.
+    quarantine: Option<bool>,
     store: Option<bool>,
     audio: Option<Ignored>,
     functions: Option<Ignored>,
@@ -119,8 +122,14 @@ impl ChatRequest {
         let functions = tools.iter().map(|tool| tool.name.as_str());
         let names: Vec<&str> = functions.chain(system.keys().map(String::as_str)).collect();
         let tool_choice = fields::tool_choice(self.tool_choice, &names)?;
-        let (space, attended, budget) = (self.space, self.attended, self.budget);
-        let agent = Agent::of(system, space, attended, budget, self.check_code, &caller.tenant)?;
+        let wishes = Wishes {
+            space: self.space,
+            attended: self.attended,
+            budget: self.budget,
+            check: self.check_code,
+            quarantine: self.quarantine,
+        };
+        let agent = Agent::of(system, wishes, &caller.tenant)?;
         if agent.is_some() && n > 1 {
             return Err(Fault::invalid("n", "expected 1 with tools of the system"));
         }
