@@ -20,7 +20,7 @@ use yushan_abi::{
 use yushan_kernel::Signal;
 use yushan_kernel::gate::Capability;
 use yushan_kernel::syscall::SystemCall;
-use yushan_kernel::{Kernel, Program};
+use yushan_kernel::{Budget, Kernel, Program};
 use yushan_server::{Caller, Mcp, space_named};
 use yushan_tools::arguments;
 use yushan_tools::mcp::{HttpService, Offer};
@@ -29,6 +29,8 @@ use crate::drivers::Folders;
 
 /// The files and running programs of those that come in over HTTP.
 const SPACE: &str = "mcp";
+/// Calls that an assistant may make for one task.
+const CALLS: u64 = 256;
 /// How often it is looked whether somebody still waits for an assistant.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -153,6 +155,7 @@ fn answer(kernel: &Kernel, who: &Caller, task: Task, cancel: &Cancel) -> Result<
     request.account.clone_from(&who.key);
     let mut program = Program {
         title: "assistant of another program".into(),
+        budget: Budget { calls: Some(CALLS), ..Budget::default() },
         space: space_named(SPACE, &who.tenant)?,
         ..Program::new(request)
     };

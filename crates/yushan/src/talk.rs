@@ -232,8 +232,14 @@ impl Chat {
         say(&format!("Its tools see {path}, {size} bytes."))
     }
 
-    /// Asks the person, and tells the system what was said.
+    /// Asks the person, and tells the system what was said; once more if the card was stale by then.
     fn approve(&self, step: &Value, lines: &mut Lines) -> Result<()> {
+        let Err(error) = self.approve_now(step, lines) else { return Ok(()) };
+        eprintln!("{}", exit::line(&error));
+        self.approve_now(step, lines)
+    }
+
+    fn approve_now(&self, step: &Value, lines: &mut Lines) -> Result<()> {
         let question = step["name"] == "ask";
         // What would happen and where each value came from is the system's to say, not the model's.
         let list = if question { Value::Null } else { self.at.ask("/v1/approvals", None)? };
