@@ -23,6 +23,9 @@ mod tests;
 mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
 
 pub use self::table::{Cell, Table};
 
@@ -162,6 +165,8 @@ pub struct Limits {
     pub pixels: u64,
     /// Pages of a PDF.
     pub pages: usize,
+    /// How long it may take.
+    pub time: Duration,
 }
 
 impl Default for Limits {
@@ -174,6 +179,7 @@ impl Default for Limits {
             unpacked: 256 << 20,
             pixels: 64_000_000,
             pages: 2_000,
+            time: Duration::from_secs(30),
         }
     }
 }
@@ -229,6 +235,15 @@ pub enum ConvertError {
         "the file is encrypted; ask for a copy without a password, since none can be given here"
     )]
     Encrypted,
+    /// It took too long.
+    #[error("the conversion took longer than {0:?} and was given up; convert a part of the file")]
+    TooSlow(Duration),
+    /// Whoever asked does not wait any more.
+    #[error("cancelled; nothing was written")]
+    Cancelled,
+    /// Others that were given up are still under way.
+    #[error("{0} conversions are under way; try again later")]
+    Busy(usize),
 }
 
 impl ConvertError {
@@ -261,6 +276,21 @@ pub fn convert(
     options: &Options,
     limits: &Limits,
 ) -> Result<Converted, ConvertError> {
+    convert_unless(&|| false, bytes, from, to, options, limits)
+}
+
+/// Converts a file, and gives it up as soon as it `is_cancelled`.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_unless(
+    is_cancelled: &dyn Fn() -> bool,
+    bytes: &[u8],
+    from: Format,
+    to: Format,
+    options: &Options,
+    limits: &Limits,
+) -> Result<Converted, ConvertError> {
     if !from.becomes(to) {
         let (from_name, to_name) = (from.name(), to.name());
         return Err(ConvertError::NoWay { from: from_name, to: to_name, possible: from.targets() });
@@ -269,8 +299,12 @@ pub fn convert(
     if bytes.is_empty() {
         return Err(ConvertError::malformed("the file is empty; there is nothing to convert"));
     }
-    let mut notes = Vec::new();
-    let bytes = guarded(from, || through(bytes, from, to, options, limits, &mut notes))?;
+    let (bytes, options, all) = (bytes.to_vec(), options.clone(), *limits);
+    let (bytes, notes) = guarded(from, limits.time, is_cancelled, move || {
+        let mut notes = Vec::new();
+        let bytes = through(&bytes, from, to, &options, &all, &mut notes)?;
+        Ok((bytes, notes))
+    })?;
     within("the result (bytes)", bytes.len(), limits.output, "convert a part of the file")?;
     Ok(Converted { bytes, notes })
 }
@@ -347,29 +381,74 @@ fn written(
     .into_bytes())
 }
 
-/// The second line behind the checks: a library that panics on a file has refused it. On a stack with room to spare: what
-/// exhausts one ends the program.
-fn guarded<T: Send>(
+/// Conversions that may be under way, those that nobody waits for among them.
+const UNDER_WAY: usize = 16;
+
+/// The second line behind the checks: a library that panics on a file has refused it, and one that does not come to an end
+/// is left alone with it. On a stack with room to spare: what exhausts one ends the program.
+fn guarded<T: Send + 'static>(
     from: Format,
-    work: impl FnOnce() -> Result<T, ConvertError> + Send,
+    time: Duration,
+    is_cancelled: &dyn Fn() -> bool,
+    work: impl FnOnce() -> Result<T, ConvertError> + Send + 'static,
 ) -> Result<T, ConvertError> {
     const STACK: usize = 512 << 20;
-    let broken = || {
+    /// How long a cancelled one may go unnoticed.
+    const LOOK: Duration = Duration::from_millis(50);
+    let broken = move || {
         ConvertError::Malformed(format!(
             "the file could not be read as {}: its contents are damaged; check it with the program that wrote it",
             from.name()
         ))
     };
-    std::thread::scope(|scope| {
-        let worker = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || {
-            // What the closure borrows is dropped with the error.
-            catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(broken()))
-        });
-        match worker {
-            Ok(worker) => worker.join().unwrap_or_else(|_| Err(broken())),
-            Err(error) => Err(ConvertError::Malformed(format!(
-                "no thread could be started for the conversion: {error}; try again"
-            ))),
+    let place = Place::take()?;
+    let (sender, receiver) = sync_channel(1);
+    let worker = std::thread::Builder::new().name("convert".into()).stack_size(STACK);
+    let worker = worker.spawn(move || {
+        let _place = place;
+        // What the closure owns is dropped with the error.
+        let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(broken()));
+        // Whoever asked may not wait any more.
+        let _ = sender.send(done);
+    });
+    if let Err(error) = worker {
+        return Err(ConvertError::Malformed(format!(
+            "no thread could be started for the conversion: {error}; try again"
+        )));
+    }
+    let begun = Instant::now();
+    loop {
+        match receiver.recv_timeout(LOOK.min(time.saturating_sub(begun.elapsed()))) {
+            Ok(done) => return done,
+            Err(RecvTimeoutError::Disconnected) => return Err(broken()),
+            Err(RecvTimeoutError::Timeout) if begun.elapsed() >= time => {
+                return Err(ConvertError::TooSlow(time));
+            }
+            Err(RecvTimeoutError::Timeout) if is_cancelled() => return Err(ConvertError::Cancelled),
+            Err(RecvTimeoutError::Timeout) => {}
         }
-    })
+    }
+}
+
+/// One of the conversions that are under way.
+struct Place;
+
+/// How many there are.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Place {
+    fn take() -> Result<Place, ConvertError> {
+        // From here on the place gives itself back.
+        let place = Place;
+        match TAKEN.fetch_add(1, Ordering::Relaxed) {
+            UNDER_WAY.. => Err(ConvertError::Busy(UNDER_WAY)),
+            _ => Ok(place),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
 }

@@ -1,7 +1,8 @@
 //! Bills: what turns have used is charged to whoever pays for their processes.
 //!
-//! The key decision: a turn that is over is owed until the journal has it, and charged then. So a system that is
-//! killed in between charges the turn when it is done again, and not before.
+//! The key decision: a turn that is over is owed until what follows from it begins, and charged then: before the next
+//! turn is judged, and never before the journal was handed the turn. A system that is killed within the commit
+//! may charge a turn that it does again; one that is not killed charges each once.
 
 use yushan_abi::Counts;
 
@@ -11,7 +12,7 @@ use crate::life::Life;
 use crate::process::Pid;
 
 impl Runtime {
-    /// Charges what is owed for turns that the journal has.
+    /// Charges what is owed for turns that were handed to the journal.
     pub(super) fn settle(&mut self, pid: Pid) {
         if let Some(job) = self.jobs.get_mut(&pid) {
             let owed = std::mem::take(&mut job.owed);

@@ -4,7 +4,7 @@
 //! The key decision: it decides nothing. What the core says is done here and in the files beside this one
 //! (`step.rs` runs plans, `seats.rs` gives processes their place in an engine).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -45,6 +45,8 @@ pub(super) struct Runtime {
     pub(super) outcomes: BTreeMap<Pid, Outcome>,
     /// Turns that could not be made ready, and when that is tried again.
     pub(super) later: Vec<(u64, Pid)>,
+    /// Those that go on as soon as the engine's thread has done what it is doing.
+    pub(super) soon: VecDeque<Pid>,
     /// When the card of a process was made out that waits for its user, and for which call.
     pub(super) issued: BTreeMap<Pid, (String, u64)>,
 }
@@ -90,7 +92,9 @@ impl Runtime {
                 self.tell(Event::Tick);
                 self.try_again(now);
             }
+            self.go_on_soon();
             idle = !self.step();
+            self.go_on_soon();
             self.look_after_seats();
         }
     }

@@ -239,6 +239,7 @@ impl Kernel {
             commands: commands.clone(),
             outcomes: BTreeMap::new(),
             later: Vec::new(),
+            soon: std::collections::VecDeque::new(),
             issued: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()

@@ -4,9 +4,11 @@
 //! is made and its answer taken, then the next turn begins on what the engine still holds of the one
 //! before.
 //!
-//! The key decision: everything here follows from [`Life::next`]. An entry is applied when it is made; what
-//! it leads to waits until it is durable and comes back as [`Command::GoOn`]. Whatever blocks (a driver,
-//! a disk, a tokenizer) has a thread of its own.
+//! The key decision: everything here follows from [`Life::next`]. An entry is applied when it is made. What can be seen
+//! outside the process waits until it is durable and comes back as [`Command::GoOn`]; what a restart would do again
+//! in the same way (writing, and calls, which note their intent before they begin) does not wait. The
+//! journal is written in order, so whatever it knows it knows with all that came before. Whatever blocks (a
+//! driver, a disk, a tokenizer) has a thread of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -44,12 +46,36 @@ impl Runtime {
         let life = self.jobs.get_mut(&pid).and_then(|job| job.life.as_mut());
         let Some(life) = life.filter(|life| life.exit.is_none()) else { return };
         entries.iter().for_each(|entry| life.apply(entry.clone()));
-        match &then {
-            Then::GoOn(pids) => self.await_note(pids),
-            Then::Said(pid, _) => self.await_note(&[*pid]),
-            _ => {}
-        }
+        let is_seen = match life.next() {
+            Next::Write => false,
+            Next::Call(call) => SystemCall::parse(call).is_some(),
+            Next::End(_) | Next::Over => true,
+        };
+        let then = match then {
+            Then::GoOn(pids) => {
+                self.await_note(&pids);
+                match pids == [pid] && !is_seen {
+                    true => {
+                        self.soon.push_back(pid);
+                        Then::Nothing
+                    }
+                    false => Then::GoOn(pids),
+                }
+            }
+            Then::Said(pid, reply) => {
+                self.await_note(&[pid]);
+                Then::Said(pid, reply)
+            }
+            then => then,
+        };
         self.clerk.note(entries.into_iter().map(|entry| (pid, entry)).collect(), then);
+    }
+
+    /// Lets those go on who need not wait for the disk.
+    pub(super) fn go_on_soon(&mut self) {
+        while let Some(pid) = self.soon.pop_front() {
+            self.go_on(pid);
+        }
     }
 
     pub(super) fn await_note(&mut self, pids: &[Pid]) {
@@ -71,7 +97,7 @@ impl Runtime {
         }
     }
 
-    /// A turn is over: what was said goes into the journal before anything follows from it.
+    /// A turn is over: what was said goes into the journal before anything that can be seen follows from it.
     pub(super) fn turn_over(&mut self, pid: Pid, finish: Finish, calls: Vec<Call>) {
         let Some(job) = self.jobs.get_mut(&pid) else { return };
         job.writer = None;
@@ -98,7 +124,7 @@ impl Runtime {
         self.spoken.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// What was noted is durable: what follows?
+    /// What was noted is durable, or need not be yet: what follows?
     pub(super) fn go_on(&mut self, pid: Pid) {
         let Some(job) = self.jobs.get_mut(&pid) else { return };
         // One that is held goes on when it is let go on.

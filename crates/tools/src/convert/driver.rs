@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 use yushan_abi::{Disk, Effect, Invocation, Label, ParamRole, Part, Sources, ToolResult, ToolSpec};
 
-use super::{Format, Limits, Options, convert};
+use super::{Format, Limits, Options, convert_unless};
 use crate::arguments::{read, refused, spec};
 use crate::space::Space;
 use crate::space::driver::{failed, tool_in_a_space};
@@ -67,7 +67,8 @@ impl Convert {
         // What is made of a file is no better than the file, nor than who chose what to make of it.
         let label = content.label.join(invocation.label);
         let options = Options { encoding: arguments.encoding, sheet: arguments.sheet };
-        let made = convert(&content.bytes, from, to, &options, &self.limits);
+        let is_cancelled = || invocation.cancel.is_cancelled();
+        let made = convert_unless(&is_cancelled, &content.bytes, from, to, &options, &self.limits);
         // Errors and notes quote the file.
         let made = made.map_err(|error| ToolResult::failed(error.to_string(), label.clone()))?;
         if invocation.cancel.is_cancelled() {

@@ -4,7 +4,9 @@ use super::*;
 
 fn run(bytes: &[u8], from: &str, to: &str) -> Result<Converted, ConvertError> {
     let format = |name| Format::named(name).unwrap_or_else(|| panic!("no format {name}"));
-    convert(bytes, format(from), format(to), &Options::default(), &Limits::default())
+    // A development build on a busy machine is slow.
+    let limits = Limits { time: Duration::from_secs(600), ..Limits::default() };
+    convert(bytes, format(from), format(to), &Options::default(), &limits)
 }
 
 fn good(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
@@ -348,6 +350,18 @@ fn pages_keep_what_is_read_of_them() {
         assert!(made.contains(part), "{part}: {made}");
     }
     assert!(!made.contains("unseen"), "{made}");
+}
+
+#[test]
+fn what_takes_too_long_or_is_cancelled_is_given_up() {
+    let rows: String = (0..100_000).map(|row| format!("{row},{row}\n")).collect();
+    let (csv, xlsx, options) = (Format::Csv, Format::Xlsx, Options::default());
+    let limits = Limits { time: Duration::ZERO, ..Limits::default() };
+    let late = convert(rows.as_bytes(), csv, xlsx, &options, &limits);
+    assert_eq!(late, Err(ConvertError::TooSlow(Duration::ZERO)));
+    let limits = Limits { time: Duration::from_secs(600), ..Limits::default() };
+    let gone = convert_unless(&|| true, rows.as_bytes(), csv, xlsx, &options, &limits);
+    assert_eq!(gone, Err(ConvertError::Cancelled));
 }
 
 /// Calls the tool in a space of its own.

@@ -5,6 +5,8 @@
 //! sandboxes, so it runs its tests itself, as the usual harness would.
 
 mod conversations;
+mod ledger;
+mod picture;
 #[path = "../../../kernel/tests/scripted/mod.rs"]
 mod scripted;
 mod site;
@@ -18,6 +20,9 @@ use stage::Stage;
 
 fn main() -> ExitCode {
     yushan_sandbox::enter();
+    if std::env::args().nth(1).as_deref() == Some(ledger::SERVE) {
+        return ledger::serve();
+    }
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let is_wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));

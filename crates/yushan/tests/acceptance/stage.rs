@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use yushan_abi::{Complete, Disk, FileRef, Index, Label, Message, Role, Tool};
 use yushan_disk::Sqlite;
 use yushan_kernel::{Kernel, Options, World};
 use yushan_server::{Access, Caller, Denial, Fault, Keys, Library, Progress, Server, Spaces, Turn};
+use yushan_tools::archive::driver::{ArchiveExtract, ArchiveList};
 use yushan_tools::calculator::Calculator;
 use yushan_tools::convert::driver::Convert;
 use yushan_tools::draw::driver::Draw;
@@ -18,18 +20,21 @@ use yushan_tools::python::{Limits, Python, discover};
 use yushan_tools::search::library::Library as Kept;
 use yushan_tools::search::{Providers, Search};
 use yushan_tools::space::Space;
+use yushan_tools::web::chromium::Chromium;
 use yushan_tools::web::fetch::Fetcher;
 use yushan_tools::web::guard::Guard;
 use yushan_tools::web::held::Held;
 use yushan_tools::web::reader::Reader;
 
-use super::conversations::{CONVERSATIONS, Conversation, Said};
-use super::{scripted, site};
+use super::conversations::{CONVERSATIONS, Conversation, Said, Within};
+use super::{ledger, scripted, site};
 
 /// The running system.
 pub(crate) struct Stage {
     address: SocketAddr,
     site: SocketAddr,
+    /// How many conversations were held: each has a space of its own.
+    played: AtomicU64,
     _home: tempfile::TempDir,
 }
 
@@ -39,8 +44,12 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
     /// Answered calls, in order.
     pub(crate) answers: Vec<Value>,
+    /// Calls that the user was asked about, by their names.
+    pub(crate) asked: Vec<String>,
     /// Verdicts on code.
     pub(crate) checked: Vec<String>,
+    /// The space that this one was forked from; its own otherwise.
+    origin: String,
     stage: (SocketAddr, String),
 }
 
@@ -100,13 +109,39 @@ impl Stage {
         server.kernel = Some(kernel);
         server.index = Some(index);
         server.spaces = Some(Arc::new(Folders(disk)));
-        Stage { address: serve(server), site, _home: home }
+        Stage { address: serve(server), site, played: AtomicU64::new(0), _home: home }
     }
 
-    /// Holds a conversation, looks at what came of it, and gives the last words.
-    pub(crate) fn play(&self, conversation: &Conversation) -> String {
+    /// Holds a conversation and looks at what came of it.
+    pub(crate) fn play(&self, conversation: &Conversation) -> Outcome {
         let begun = Instant::now();
-        let space = conversation.name.replace(' ', "-");
+        let task = conversation.task.replace("SITE", &self.site.to_string());
+        let task = format!("[{}] {task}", conversation.name);
+        let mut messages = vec![json!({ "role": "user", "content": task })];
+        let own = format!("space-{}", self.played.fetch_add(1, Ordering::Relaxed));
+        let mut origin = own.clone();
+        let mut space = own.clone();
+        if let Some(name) = conversation.earlier {
+            let earlier =
+                CONVERSATIONS.iter().find(|one| one.name == name).expect("an earlier one");
+            let earlier = self.play(earlier);
+            messages.push(json!({ "role": "assistant", "content": earlier.text }));
+            messages.push(json!({ "role": "user", "content": "Go on." }));
+            match conversation.within {
+                Within::Own => {}
+                Within::Fork => {
+                    origin.clone_from(&earlier.stage.1);
+                    let url = format!("http://{}/v1/spaces/{origin}", self.address);
+                    let fork = json!({ "fork": own }).to_string();
+                    let forked = ureq::post(&url).content_type("application/json").send(fork);
+                    assert_eq!(forked.expect("it is forked").status(), 200);
+                }
+                Within::Origin => {
+                    space.clone_from(&earlier.origin);
+                    origin.clone_from(&space);
+                }
+            }
+        }
         for (path, bytes) in conversation.files {
             let url = format!("http://{}/v1/spaces/{space}/files/{path}", self.address);
             ureq::put(&url).send(*bytes).expect("the file is taken");
@@ -114,27 +149,16 @@ impl Stage {
         let mut outcome = Outcome {
             text: String::new(),
             answers: Vec::new(),
+            asked: Vec::new(),
             checked: Vec::new(),
+            origin,
             stage: (self.address, space.clone()),
         };
-        let task = conversation.task.replace("SITE", &self.site.to_string());
-        let task = format!("[{}] {task}", conversation.name);
         let tools: Vec<Value> = conversation
             .tools
             .iter()
             .map(|name| json!({ "type": "system", "name": name }))
             .collect();
-        let mut messages = json!([{ "role": "user", "content": task }]);
-        if let Some(name) = conversation.earlier {
-            let earlier =
-                CONVERSATIONS.iter().find(|one| one.name == name).expect("an earlier one");
-            let said = self.play(earlier);
-            let more = [
-                json!({"role": "assistant", "content": said}),
-                json!({"role": "user", "content": "Go on."}),
-            ];
-            messages.as_array_mut().expect("a list").extend(more);
-        }
         let mut request = json!({
             "model": "m", "space": space, "tools": tools,
             "messages": messages,
@@ -142,12 +166,11 @@ impl Stage {
         });
         if let Some(says) = conversation.says {
             request["attended"] = json!(true);
-            let (address, done) =
-                (self.address, Arc::new(std::sync::atomic::AtomicBool::new(false)));
+            let (address, done) = (self.address, Arc::new(AtomicBool::new(false)));
             let over = done.clone();
             let user = std::thread::spawn(move || answer_questions(address, says, &over));
             self.ask(&request, &mut outcome);
-            done.store(true, std::sync::atomic::Ordering::Release);
+            done.store(true, Ordering::Release);
             user.join().expect("the user is heard");
         } else {
             if let Some(examples) = conversation.check {
@@ -157,7 +180,7 @@ impl Stage {
         }
         (conversation.then)(&outcome);
         assert!(begun.elapsed() < Duration::from_secs(120), "it took too long");
-        outcome.text
+        outcome
     }
 
     fn ask(&self, request: &Value, outcome: &mut Outcome) {
@@ -174,15 +197,16 @@ impl Stage {
             if step["answered"].is_object() {
                 outcome.answers.push(step["answered"].clone());
             }
+            outcome.asked.extend(step["asks"]["name"].as_str().map(str::to_string));
             outcome.checked.extend(step["checked"].as_str().map(str::to_string));
         }
     }
 }
 
 /// A user who answers all that is asked.
-fn answer_questions(address: SocketAddr, says: Said, over: &std::sync::atomic::AtomicBool) {
+fn answer_questions(address: SocketAddr, says: Said, over: &AtomicBool) {
     let url = format!("http://{address}/v1/approvals");
-    while !over.load(std::sync::atomic::Ordering::Acquire) {
+    while !over.load(Ordering::Acquire) {
         let list = ureq::get(&url).call().expect("a list").body_mut().read_to_string();
         let list: Value = serde_json::from_str(&list.expect("text")).expect("JSON");
         for open in list["data"].as_array().into_iter().flatten() {
@@ -212,7 +236,14 @@ fn tools(disk: &Arc<dyn Disk>, index: &Arc<dyn Index>, site: SocketAddr) -> Vec<
     tools.extend(Files::all(disk).into_iter().map(|tool| Arc::new(tool) as Arc<dyn Tool>));
     let guard = Guard::default().allow(&site.to_string()).expect("a place");
     let held = Held::new(disk.clone());
-    tools.extend(Reader::new(Fetcher { guard, ..Fetcher::default() }, held.clone()).tools());
+    let mut reader = Reader::new(Fetcher { guard, ..Fetcher::default() }, held.clone());
+    if let Some(chromium) = Chromium::find(disk.clone()) {
+        reader = reader.with_chromium(chromium);
+    }
+    tools.extend(reader.tools());
+    tools.extend(ledger::tools(disk));
+    tools.push(Arc::new(ArchiveList::new(disk.clone(), Default::default())));
+    tools.push(Arc::new(ArchiveExtract::new(disk.clone(), Default::default())));
     tools.push(Arc::new(Convert::new(disk.clone(), Default::default())));
     tools.push(Arc::new(Draw::new(disk.clone())));
     let kept = Arc::new(Kept::new(index.clone(), disk.clone()));
