@@ -759,7 +759,7 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
     },
     Conversation {
         name: "archive-files-are-packed-listed-and-unpacked",
-        task: "Pack a.txt and unpack it again.",
+        task: "Pack a.txt into all.zip, then unpack that into out.",
         tools: &["python", "archive_list", "archive_extract"],
         turns: &[
             r#"|python {"code": "import zipfile\nwith zipfile.ZipFile('all.zip', 'w', zipfile.ZIP_DEFLATED) as z:\n    z.write('a.txt')"}"#,
@@ -776,7 +776,7 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
     },
     Conversation {
         name: "archive-a-bomb-is-refused",
-        task: "Unpack bomb.zip.",
+        task: "Unpack bomb.zip into out.",
         tools: &["python", "archive_extract"],
         turns: &[
             r#"|python {"code": "import zipfile\nwith zipfile.ZipFile('bomb.zip', 'w', zipfile.ZIP_DEFLATED) as z:\n    z.writestr('zeros', bytes(40 << 20))"}"#,
