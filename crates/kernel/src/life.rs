@@ -2,8 +2,8 @@
 //!
 //! The key decision: a life is a fold over [`Entry`]s and nothing else. The running system and the one that
 //! starts after a crash apply the same entries and ask the same [`Life::next`], so there is one way to go
-//! on, not one for running and one for resuming. An entry is applied when it is made and acted on
-//! when it is durable.
+//! on, not one for running and one for resuming. An entry is applied when it is made; what can be
+//! seen outside waits until it is durable.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -241,8 +241,8 @@ pub enum ConvertError {
     /// Whoever asked does not wait any more.
     #[error("cancelled; nothing was written")]
     Cancelled,
-    /// Others that were given up are still under way.
-    #[error("{0} conversions are under way; try again later")]
+    /// So many others were under way for as long as this one might have taken.
+    #[error("{0} conversions are under way, and none came to an end; try again later")]
     Busy(usize),
 }
 
@@ -381,7 +381,7 @@ fn written(
     .into_bytes())
 }
 
-/// Conversions that may be under way, those that nobody waits for among them.
+/// Conversions that may be under way, those that were given up among them; others wait.
 const UNDER_WAY: usize = 16;
 
 /// The second line behind the checks: a library that panics on a file has refused it, and one that does not come to an end
@@ -401,7 +401,17 @@ fn guarded<T: Send + 'static>(
             from.name()
         ))
     };
-    let place = Place::take()?;
+    let begun = Instant::now();
+    let place = loop {
+        if is_cancelled() {
+            return Err(ConvertError::Cancelled);
+        }
+        match Place::take() {
+            Some(place) => break place,
+            None if begun.elapsed() >= time => return Err(ConvertError::Busy(UNDER_WAY)),
+            None => std::thread::sleep(LOOK),
+        }
+    };
     let (sender, receiver) = sync_channel(1);
     let worker = std::thread::Builder::new().name("convert".into()).stack_size(STACK);
     let worker = worker.spawn(move || {
@@ -416,7 +426,6 @@ fn guarded<T: Send + 'static>(
             "no thread could be started for the conversion: {error}; try again"
         )));
     }
-    let begun = Instant::now();
     loop {
         match receiver.recv_timeout(LOOK.min(time.saturating_sub(begun.elapsed()))) {
             Ok(done) => return done,
@@ -437,13 +446,10 @@ struct Place;
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Place {
-    fn take() -> Result<Place, ConvertError> {
+    fn take() -> Option<Place> {
         // From here on the place gives itself back.
         let place = Place;
-        match TAKEN.fetch_add(1, Ordering::Relaxed) {
-            UNDER_WAY.. => Err(ConvertError::Busy(UNDER_WAY)),
-            _ => Ok(place),
-        }
+        (TAKEN.fetch_add(1, Ordering::Relaxed) < UNDER_WAY).then_some(place)
     }
 }
 

@@ -224,9 +224,17 @@ impl Runtime {
         }
     }
 
+    fn effect(&self, call: &Call) -> Option<Effect> {
+        self.drivers.0.get(&call.name).map(|driver| driver.tool.spec().effect)
+    }
+
     fn looks(&self, call: &Call) -> bool {
-        let effect = self.drivers.0.get(&call.name).map(|driver| driver.tool.spec().effect);
-        matches!(effect, Some(Effect::Read | Effect::Egress))
+        matches!(self.effect(call), Some(Effect::Read | Effect::Egress))
+    }
+
+    /// Whether the gate asks nobody about it.
+    pub(super) fn only_reads(&self, call: &Call) -> bool {
+        self.effect(call) == Some(Effect::Read)
     }
 
     /// Hands a call to its driver; first the journal hears of it.
@@ -259,6 +267,10 @@ impl Runtime {
         }
         self.work(pid, move || {
             match clerk.wait(vec![(pid, Entry::Intended { key: work.key.clone() })]) {
+                // Its process may have ended while the note was written.
+                Ok(()) if work.cancel.is_cancelled() => {
+                    Command::Answered(pid, work.key, failed("cancelled; it was not called"))
+                }
                 Ok(()) => work.run(),
                 Err(error) => Command::Unnoted(pid, error),
             }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
 use yushan_abi::{Disk, DiskError, NewRecord, Refusal};
@@ -17,6 +18,9 @@ use crate::process::Pid;
 
 /// Notes of one transaction.
 const TOGETHER: usize = 256;
+
+/// Notes that may wait before processes wait for the disk too.
+const BEHIND: usize = 1024;
 
 /// Entries that become durable together, and what follows.
 pub(super) struct Note {
@@ -46,7 +50,11 @@ pub(super) enum Then {
 
 /// Where notes are handed over.
 #[derive(Clone)]
-pub(super) struct Clerk(Sender<Note>);
+pub(super) struct Clerk {
+    notes: Sender<Note>,
+    /// Notes that are not durable yet.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Clerk {
     /// Starts the thread. It ends when the last clerk is dropped.
@@ -55,17 +63,25 @@ impl Clerk {
     /// If the operating system has no thread left.
     pub(super) fn start(disk: Option<Arc<dyn Disk>>, commands: SyncSender<Command>) -> Clerk {
         let (notes, receiver) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = waiting.clone();
         std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || write_all(disk.as_deref(), &receiver, &commands))
+            .spawn(move || write_all(disk.as_deref(), &receiver, &commands, &left))
             .expect("a thread for the journal");
-        Clerk(notes)
+        Clerk { notes, waiting }
     }
 
     /// Hands over a note.
     pub(super) fn note(&self, entries: Vec<(Pid, Entry)>, then: Then) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         // The thread lives as long as somebody can call this.
-        let _ = self.0.send(Note { entries, then });
+        let _ = self.notes.send(Note { entries, then });
+    }
+
+    /// Whether the disk is so slow that notes pile up.
+    pub(super) fn is_behind(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) >= BEHIND
     }
 
     /// Hands over entries and waits until they are durable.
@@ -76,12 +92,19 @@ impl Clerk {
     }
 }
 
-fn write_all(disk: Option<&dyn Disk>, notes: &Receiver<Note>, commands: &SyncSender<Command>) {
+fn write_all(
+    disk: Option<&dyn Disk>,
+    notes: &Receiver<Note>,
+    commands: &SyncSender<Command>,
+    waiting: &AtomicUsize,
+) {
     let mut broken = Broken::default();
     while let Ok(first) = notes.recv() {
         let mut group = vec![first];
         group.extend(notes.try_iter().take(TOGETHER - 1));
+        let count = group.len();
         if group.iter().all(|note| broken.before(note).is_none()) && write(disk, &group).is_ok() {
+            waiting.fetch_sub(count, Ordering::Relaxed);
             group.into_iter().for_each(|note| follow(note, Ok(()), commands));
             continue;
         }
@@ -92,6 +115,7 @@ fn write_all(disk: Option<&dyn Disk>, notes: &Receiver<Note>, commands: &SyncSen
                 None => write(disk, std::slice::from_ref(&note)),
             };
             broken.after(&note, &written);
+            waiting.fetch_sub(1, Ordering::Relaxed);
             follow(note, written, commands);
         }
     }

@@ -25,7 +25,7 @@ use super::{Command, spawn_of};
 use crate::billing::Payer;
 use crate::core::Event;
 use crate::job::{Fresh, Job, panicked};
-use crate::life::{Entry, Life, Next};
+use crate::life::{Entry, LOOP, Life, Mode, Next};
 use crate::process::{Exit, Pid, Spawn};
 use crate::quarantine;
 use crate::syscall::{SystemCall, failed, said};
@@ -46,29 +46,38 @@ impl Runtime {
         let life = self.jobs.get_mut(&pid).and_then(|job| job.life.as_mut());
         let Some(life) = life.filter(|life| life.exit.is_none()) else { return };
         entries.iter().for_each(|entry| life.apply(entry.clone()));
-        let is_seen = match life.next() {
-            Next::Write => false,
-            Next::Call(call) => SystemCall::parse(call).is_some(),
-            Next::End(_) | Next::Over => true,
-        };
         let then = match then {
-            Then::GoOn(pids) => {
+            Then::GoOn(pids) if pids == [pid] && !self.must_wait(pid) => {
                 self.await_note(&pids);
-                match pids == [pid] && !is_seen {
-                    true => {
-                        self.soon.push_back(pid);
-                        Then::Nothing
-                    }
-                    false => Then::GoOn(pids),
+                self.soon.push_back(pid);
+                Then::Nothing
+            }
+            then => {
+                match &then {
+                    Then::GoOn(pids) => self.await_note(pids),
+                    Then::Said(pid, _) => self.await_note(&[*pid]),
+                    _ => {}
                 }
+                then
             }
-            Then::Said(pid, reply) => {
-                self.await_note(&[pid]);
-                Then::Said(pid, reply)
-            }
-            then => then,
         };
         self.clerk.note(entries.into_iter().map(|entry| (pid, entry)).collect(), then);
+    }
+
+    /// Whether what follows can be seen outside the process, so that a restart must not come to something else; or the
+    /// disk is so far behind that notes would pile up.
+    fn must_wait(&self, pid: Pid) -> bool {
+        let Some(life) = self.life(pid) else { return true };
+        let is_seen = match life.next() {
+            Next::Write => false,
+            Next::Call(call) => {
+                let is_auto = life.program.modes.get(&call.name).is_none_or(|m| *m == Mode::Auto);
+                let is_asked = life.program.attended && !(is_auto && self.only_reads(call));
+                is_asked || SystemCall::parse(call).is_some() || life.times(call) >= LOOP
+            }
+            Next::End(_) | Next::Over => true,
+        };
+        is_seen || self.clerk.is_behind()
     }
 
     /// Lets those go on who need not wait for the disk.
@@ -84,6 +93,8 @@ impl Runtime {
                 job.awaits = true;
             }
         }
+        // What waits now must not go on for an earlier note.
+        self.soon.retain(|pid| !pids.contains(pid));
     }
 
     /// Hands the tokens of a turn to the journal, now and then.

