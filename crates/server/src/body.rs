@@ -135,7 +135,23 @@ fn data_fault(path: &str, message: &str) -> Fault {
         None if around.is_empty() => "body".to_string(),
         None => around.to_string(),
     };
-    Fault::Invalid { field, detail: message.to_string() }
+    Fault::Invalid { field, detail: plain(message) }
+}
+
+/// The message without Rust's names of types.
+fn plain(message: &str) -> String {
+    let Some((before, kind)) = message.rsplit_once("expected ") else { return message.into() };
+    let kind = match kind {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        kind if kind.starts_with("struct ") => "an object",
+        kind => kind,
+    };
+    format!("{before}expected {kind}")
 }
 
 /// A field that is known, taken and not used: the conformance table lists each, and the reply names it.

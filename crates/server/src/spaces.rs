@@ -41,6 +41,9 @@ pub trait Spaces: Send + Sync {
         label: &Label,
     ) -> Result<FileRef, Fault>;
 
+    /// Whether anything is kept for a space: files, or the state of tools.
+    fn is_there(&self, space: &str) -> Result<bool, Fault>;
+
     /// Removes a file.
     fn remove(&self, owner: &str, space: &str, path: &str) -> Result<(), Fault>;
 }
@@ -100,8 +103,15 @@ pub(crate) async fn fork(
     let Fork { fork } = server.read(request, OPTIONS).await?;
     let kernel = kernel(&server)?;
     let (from, to) = (named(&space, &caller.tenant)?, named(&fork, &caller.tenant)?);
-    let forked = blocking(move || kernel.fork_space(&from, &to)).await?;
-    forked.map_err(|why| Fault::invalid("fork", why))?;
+    let spaces = server.spaces.clone();
+    let forked = blocking(move || {
+        if spaces.map_or(Ok(false), |spaces| spaces.is_there(&to))? {
+            let why = "a space of this name exists already; choose another name";
+            return Err(Fault::invalid("fork", why));
+        }
+        Ok(kernel.fork_space(&from, &to))
+    });
+    forked.await??.map_err(|why| Fault::invalid("fork", why))?;
     Ok(Json(json!({ "space": fork })))
 }
 

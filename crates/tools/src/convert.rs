@@ -433,7 +433,9 @@ fn guarded<T: Send + 'static>(
             Err(RecvTimeoutError::Timeout) if begun.elapsed() >= time => {
                 return Err(ConvertError::TooSlow(time));
             }
-            Err(RecvTimeoutError::Timeout) if is_cancelled() => return Err(ConvertError::Cancelled),
+            Err(RecvTimeoutError::Timeout) if is_cancelled() => {
+                return Err(ConvertError::Cancelled);
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use yushan_abi::{Change, Disk, DiskError, Document, FileRef, Label};
 
 use kept::FILES;
-pub use kept::{ForkError, fork};
+pub use kept::{ForkError, fork, is_there};
 pub use paths::{check as check_path, media_type};
 
 /// Files of a space.

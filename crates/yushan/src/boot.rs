@@ -176,6 +176,15 @@ impl System {
         let pulled = Arc::new(Pulled(kernel.clone()));
         let complete = models.complete(kernel.clone(), bounds.queue);
         let _ = asked.set(Arc::downgrade(&complete)); // set here alone
+        if let Some(name) = bounds.tools.embed_model() {
+            let known: Vec<String> = complete.models().into_iter().map(|one| one.name).collect();
+            if !known.iter().any(|one| one == name) {
+                let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+                let why =
+                    format!("--embed-model {name}: there is no such model; there are: {known}");
+                return Err(BadUsage(why).into());
+            }
+        }
         let files = disk.clone();
         let mut server = Server::new(complete, disk, pulled, accounts);
         server.kernel = Some(kernel.clone());

@@ -133,6 +133,8 @@ pub(crate) struct Branches {
     modes: BTreeMap<String, &'static str>,
     /// Whether the code of an answer is run before it is shown.
     pub(crate) checks_code: bool,
+    /// Whether there may be files or running programs of tools.
+    works: bool,
     last: Option<Figures>,
     /// The tools that the system has: name, and what it does.
     tools: Vec<(String, String)>,
@@ -153,6 +155,7 @@ impl Branches {
             attached: Vec::new(),
             modes: BTreeMap::new(),
             checks_code: false,
+            works: false,
             last: None,
             tools: Vec::new(),
             on: Vec::new(),
@@ -233,6 +236,7 @@ impl Branches {
                 }
             }
         }
+        self.works |= !on.is_empty();
         // What is said last of a tool counts: `all,python:ask`.
         self.modes.clear();
         self.on.clear();
@@ -249,10 +253,19 @@ impl Branches {
         })
     }
 
+    /// Tools that the assistant may use.
+    pub(crate) fn equipped(&self) -> &[String] {
+        &self.on
+    }
+
     fn equipment(&self) -> String {
         let line = |(name, what): &(String, String)| {
             let mark = if self.on.contains(name) { '*' } else { ' ' };
             let what: String = what.chars().take_while(|c| *c != '\n').take(70).collect();
+            let name = match self.modes.get(name) {
+                Some(mode) => format!("{name}:{mode}"),
+                None => name.clone(),
+            };
             format!("{mark} {name:<14} {what}").trim_end().to_string()
         };
         match self.tools.is_empty() {
@@ -297,7 +310,7 @@ impl Branches {
         let rest = rest.trim();
         match (command, rest) {
             ("", _) => Act::Nothing,
-            ("/bye", _) => Act::Leave,
+            ("/bye" | "/quit" | "/exit", _) => Act::Leave,
             ("/help" | "/?", _) => Act::Say(HELP.into()),
             ("/fork", _) => self.fork(),
             ("/branches", _) => Act::Say(self.list()),
@@ -333,7 +346,10 @@ impl Branches {
                 Act::Say(format!("{command} needs a file: {command} PATH"))
             }
             ("/attach", path) => Act::Attach(path.into()),
-            ("/upload", path) => Act::Upload(path.into()),
+            ("/upload", path) => {
+                self.works = true;
+                Act::Upload(path.into())
+            }
             ("/save", path) => Act::Save(path.into()),
             ("/load", path) => Act::Load(path.into()),
             _ if command.starts_with('/') && !command[1..].contains('/') => {
@@ -384,9 +400,9 @@ impl Branches {
         let (from, space) = (self.at + 1, self.space().to_string());
         self.open(self.all[self.at].clone(), None);
         let said = format!("This is branch {}; /branch {from} goes back.", self.all.len());
-        match self.on.is_empty() {
-            true => Act::Say(said),
-            false => Act::ForkSpace(space, self.space().to_string(), said),
+        match self.works {
+            false => Act::Say(said),
+            true => Act::ForkSpace(space, self.space().to_string(), said),
         }
     }
 

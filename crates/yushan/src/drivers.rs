@@ -69,6 +69,11 @@ pub(crate) fn guard(allowed: &[String]) -> Result<Guard> {
 }
 
 impl Tools {
+    /// The model whose vectors are compared.
+    pub(crate) fn embed_model(&self) -> Option<&str> {
+        self.embed_model.as_deref()
+    }
+
     /// All that work here.
     pub(crate) fn start(
         &self,
@@ -243,6 +248,10 @@ impl Spaces for Folders {
         label: &Label,
     ) -> Result<FileRef, Fault> {
         self.open(owner, space)?.write(path, bytes, label).map_err(fault)
+    }
+
+    fn is_there(&self, space: &str) -> Result<bool, Fault> {
+        yushan_tools::space::is_there(&*self.0, space).map_err(Fault::from)
     }
 
     fn remove(&self, owner: &str, space: &str, path: &str) -> Result<(), Fault> {

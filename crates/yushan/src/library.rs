@@ -42,7 +42,7 @@ enum What {
     List(Whose),
     /// Take something out
     Remove {
-        /// As list shows it
+        /// As list shows it; a file by its path from here too
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -106,15 +106,23 @@ impl Library {
         match self.what {
             What::Add(add) => add.run(),
             What::List(Whose { user }) => {
-                for name in open()?.names(&user).map_err(|why| anyhow!(why))? {
-                    println!("{}", visible(&name));
+                let names = open()?.names(&user).map_err(|why| anyhow!(why))?;
+                if names.is_empty() {
+                    eprintln!("There is nothing in it yet: yushan library add WHAT");
                 }
+                names.iter().for_each(|name| println!("{}", visible(name)));
                 Ok(())
             }
             What::Remove { names, whose: Whose { user } } => {
                 let library = open()?;
                 for name in names {
-                    if !library.remove(&user, &name).map_err(|why| anyhow!(why))? {
+                    let remove = |name: &str| library.remove(&user, name);
+                    let whole = std::fs::canonicalize(&name)
+                        .or_else(|_| std::path::absolute(&name))?
+                        .display()
+                        .to_string();
+                    let gone = remove(&name).and_then(|gone| Ok(gone || remove(&whole)?));
+                    if !gone.map_err(|why| anyhow!(why))? {
                         return Err(BadUsage(format!("{name:?} is not in it: see list")).into());
                     }
                 }
@@ -122,7 +130,11 @@ impl Library {
             }
             What::Search { words, whose: Whose { user }, meaning } => {
                 let found = meaning.library()?.find(&user, &words.join(" "), 10);
-                for found in found.map_err(|why| anyhow!(why))? {
+                let found = found.map_err(|why| anyhow!(why))?;
+                if found.is_empty() {
+                    eprintln!("Nothing was found.");
+                }
+                for found in found {
                     println!("{}  {}", visible(&found.title), visible(&found.url));
                     println!("    {}", visible(&found.excerpt).replace('\n', "\n    "));
                 }
@@ -245,7 +257,9 @@ fn crawled(crawl: &Crawl<'_>, start: &str, interrupt: &Interrupt) -> Result<Coun
 fn files(library: &Kept, user: &str, path: &Path, interrupt: &Interrupt) -> Result<Count> {
     let why = || path.display().to_string();
     let mut count = Count::default();
-    let is_folder = std::fs::metadata(path).with_context(why)?.is_dir();
+    // Two files of one name in two folders are two.
+    let path = &std::fs::canonicalize(path).map_err(|e| BadFile(format!("{}: {e}", why())))?;
+    let is_folder = path.is_dir();
     for file in if is_folder { below(path).with_context(why)? } else { vec![path.into()] } {
         if interrupt.is_pressed() {
             break;

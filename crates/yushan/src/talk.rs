@@ -77,9 +77,13 @@ impl Chat {
         };
         let mut branches = Branches::new(models, model, kept::session());
         branches.know(tools(&self.at)?);
+        branches.checks_code = self.check_code;
         if let Some(names) = &self.tools {
-            branches.checks_code = self.check_code;
             say(&branches.equip(names).map_err(BadUsage)?)?;
+        }
+        if self.check_code && !branches.equipped().iter().any(|name| name == "python") {
+            let why = "--check-code runs code with the tool python: add --tools python";
+            return Err(BadUsage(why.into()).into());
         }
         if let Some(id) = &self.resume {
             let kept = kept::find(&self.at, id)?;
@@ -215,6 +219,12 @@ impl Chat {
             }
             Err(error) => {
                 branches.failed();
+                let tools = branches.equipped().len();
+                if tools > 0 && exit::line(&error).contains("context holds") {
+                    say(&format!(
+                        "What the {tools} tools are is a part of each request; /tools NAMES chooses fewer."
+                    ))?;
+                }
                 return Err(error);
             }
         }

@@ -53,6 +53,18 @@ fn help_and_version() {
 }
 
 #[test]
+fn servers_of_tools_are_read_from_tools_json() {
+    let folder = folder();
+    let write = |text: &str| std::fs::write(folder.path().join("tools.json"), text).unwrap();
+    write(r#"{"mcp": [{"name": "x", "transport": "stdio", "program": "/bin/true"}]}"#);
+    let said = works(folder.path(), "mcp list");
+    assert!(said.starts_with("x: ") || said.contains("server x"), "it ends at once: {said}");
+    write(r#"{"mcp": [{"name": "x", "transport": "stdio", "programm": "/bin/true"}]}"#);
+    let (code, _, stderr) = finish(yushan(folder.path(), "mcp list"));
+    assert!(code == Some(1) && stderr.contains("unknown field `programm`"), "{stderr}");
+}
+
+#[test]
 fn the_doctor_says_what_is_missing_and_how_to_get_it() {
     let folder = folder();
     let said = works(folder.path(), "doctor");

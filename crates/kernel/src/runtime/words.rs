@@ -91,7 +91,9 @@ impl Runtime {
                 return Err(invalid("that is not the call it asks for"));
             }
             Says::Text(_) => {
-                return Err(invalid("it asks whether it may call; expected yes or no"));
+                return Err(invalid(
+                    "it asks whether it may make a call; expected `allow`: true or false",
+                ));
             }
             Says::Allow(..) => return Err(invalid("it asks a question; expected text")),
         }

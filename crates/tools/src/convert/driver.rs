@@ -95,6 +95,11 @@ fn format(named: Option<&str>, path: &str, parameter: &str) -> Result<Format, To
     };
     found.ok_or_else(|| {
         let shown = named.unwrap_or(path);
+        if shown.to_ascii_lowercase().ends_with("svg") {
+            return refused(format!(
+                "{shown:?}: drawings in SVG are not converted; a plot of the tool python can be a PNG at once"
+            ));
+        }
         refused(format!(
             "{shown:?} names no format that is known; say `{parameter}`: csv, tsv, json, jsonl, parquet, xlsx, md, html, \
              txt, pdf, png, jpg, webp, gif, bmp, tiff, ico, ppm or qoi"

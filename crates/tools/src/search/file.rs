@@ -3,7 +3,7 @@
 use url::Url;
 
 use crate::convert::{self, Format, convert};
-use crate::web::page::{Page, read};
+use crate::web::page::{NotAPage, Page, read};
 
 /// Whether files of this name hold text that can be read.
 pub fn is_readable(name: &str) -> bool {
@@ -31,7 +31,10 @@ pub fn page(name: &str, bytes: &[u8]) -> Result<Page, String> {
     // Links of a file lead nowhere else: relative ones have no place to start from.
     let place = Url::parse("file:///").map_err(|error| error.to_string())?;
     let page = read(&bytes, media_type, None, &place, true);
-    let mut page = page.map_err(|why| why.to_string())?;
+    let mut page = page.map_err(|why| match why {
+        NotAPage::Binary(size) => format!("these {size} bytes are no text"),
+        why => why.to_string(),
+    })?;
     if page.title.is_empty() {
         page.title = name.rsplit('/').next().unwrap_or(name).into();
     }

@@ -68,6 +68,19 @@ pub fn fork(disk: &dyn Disk, from: &str, to: &str) -> Result<(), ForkError> {
     if changes.is_empty() { Ok(()) } else { Ok(disk.change(&changes)?) }
 }
 
+/// Whether anything is kept for a space.
+///
+/// # Errors
+/// The disk refuses.
+pub fn is_there(disk: &dyn Disk, space: &str) -> Result<bool, DiskError> {
+    for kind in KINDS {
+        if disk.get(kind, space)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Nobody works in this space now: what is kept for it goes, if nobody can name it again. Returns at once.
 pub(crate) fn released(disk: &Arc<dyn Disk>, space: &str) {
     if !is_nameless(space) {

@@ -51,6 +51,9 @@ pub enum Refused {
         "this is no address of a web page ({0}); give a whole one, like https://example.org/page"
     )]
     NotAnAddress(String),
+    /// What shall be allowed cannot be read.
+    #[error("{0:?} is no host with a port ({1}); expected HOST:PORT, for example 127.0.0.1:8000")]
+    NotAPlace(String, String),
     /// Longer than anything needs to be.
     #[error(
         "the address has {0} characters, at most {LONGEST_URL} are taken; leave out what the page does not need"
@@ -64,17 +67,17 @@ pub enum Refused {
     UserInfo,
     /// Not a port of web servers.
     #[error(
-        "port {0} is not visited; web pages are at 80, 443, 8080 and 8443. Whoever runs this system can allow a host with its port"
+        "port {0} is not visited; web pages are at 80, 443, 8080 and 8443. Whoever runs this system can allow it with --web-allow HOST:PORT"
     )]
     Port(u16),
     /// A name of the house.
     #[error(
-        "{0} is a name of this machine or its network, which is not visited. Whoever runs this system can allow a host with its port"
+        "{0} is a name of this machine or its network, which is not visited. Whoever runs this system can allow it with --web-allow HOST:PORT"
     )]
     LocalName(String),
     /// An address of the house.
     #[error(
-        "{host} leads to {address} ({kind}), which is not an address of the public internet and is not visited. Whoever runs this system can allow a host with its port"
+        "{host} leads to {address} ({kind}), which is not an address of the public internet and is not visited. Whoever runs this system can allow it with --web-allow HOST:PORT"
     )]
     Address {
         /// As it was written.
@@ -133,7 +136,7 @@ impl Guard {
     /// # Errors
     /// If it is not a host with a port.
     pub fn allow(mut self, place: &str) -> Result<Guard, Refused> {
-        let wrong = |why: String| Refused::NotAnAddress(format!("{place}: {why}"));
+        let wrong = |why: String| Refused::NotAPlace(place.into(), why);
         let url =
             Url::parse(&format!("http://{place}/")).map_err(|error| wrong(error.to_string()))?;
         let (_, port) = place.rsplit_once(':').ok_or_else(|| wrong("no port".into()))?;

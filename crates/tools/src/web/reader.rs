@@ -432,12 +432,12 @@ impl WebOpen {
                 let page = held.page(invocation.space, arguments.page)?;
                 let links = held.text(&page.sha256)?.links;
                 let link = number.checked_sub(1).and_then(|at| links.get(at as usize));
-                let link = link.ok_or_else(|| {
-                    format!(
-                        "page {} has links 1 to {}; there is no link {number}",
-                        page.number,
-                        links.len()
-                    )
+                let link = link.ok_or_else(|| match links.len() {
+                    0 => format!("page {} has no links", page.number),
+                    count => format!(
+                        "page {} has links 1 to {count}; there is no link {number}",
+                        page.number
+                    ),
                 })?;
                 (link.url.clone(), page.private)
             }

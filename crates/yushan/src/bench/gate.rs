@@ -78,7 +78,7 @@ impl Gate {
             let shared = shared.map_or_else(|| PathBuf::from("shared"), PathBuf::from);
             shared.join("data/security/agentdojo")
         });
-        let report = measure(&folder)?;
+        let report = measure(&folder, &|what| eprintln!("{what} …"))?;
         let text = if self.json { format!("{:#}\n", report.json()) } else { report.table() };
         let mut out = std::io::stdout().lock();
         if self.verbose {
@@ -88,12 +88,13 @@ impl Gate {
     }
 }
 
-/// Everything, on the data of a folder.
-fn measure(folder: &Path) -> Result<Report> {
+/// Everything, on the data of a folder; `says` what is measured now.
+fn measure(folder: &Path, says: &dyn Fn(&str)) -> Result<Report> {
     let suites = suite::load(folder, &suite::policies()?)?;
     let (mut times, mut notes) = (Vec::new(), Vec::new());
     let mut policies = Vec::new();
     for policy in Policy::ALL {
+        says(policy.name());
         let mut tasks = Tasks::default();
         for suite in &suites {
             usual(suite, policy, &mut tasks, &mut times, &mut notes)?;
@@ -102,6 +103,7 @@ fn measure(folder: &Path) -> Result<Report> {
     }
     let mut adversaries = Vec::new();
     for adversary in Adversary::ALL {
+        says(adversary.name());
         adversaries.push((adversary, attacks(&suites, adversary, Policy::Gate, &mut notes)?));
     }
     let (mut words, mut seen) = (0, 0);
@@ -181,7 +183,7 @@ impl Report {
     fn table(&self) -> String {
         let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
         let mut out = format!(
-            "{:<30}{:>22}{:>8}{:>18}{:>15}\n",
+            "{:<30}{:>22}{:>8}{:>20}{:>15}\n",
             "policy", "attacks that succeed", "partly", "tasks automatic", "questions each"
         );
         let mut line = |name: &str, attacks: &Attacks, tasks: Option<&Tasks>| {
@@ -202,7 +204,7 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 out,
-                "{name:<30}{succeeded:>22}{:>8}{automatic:>18}{each:>15}",
+                "{name:<30}{succeeded:>22}{:>8}{automatic:>20}{each:>15}",
                 attacks.partly
             );
         };

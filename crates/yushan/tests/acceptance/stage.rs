@@ -302,6 +302,10 @@ impl Spaces for Folders {
         let written = self.open(owner, space)?.write(path, bytes, label);
         written.map_err(|e| Fault::Internal(e.to_string()))
     }
+    fn is_there(&self, space: &str) -> Result<bool, Fault> {
+        yushan_tools::space::is_there(&*self.0, space).map_err(|e| Fault::Internal(e.to_string()))
+    }
+
     fn remove(&self, owner: &str, space: &str, path: &str) -> Result<(), Fault> {
         let removed = self.open(owner, space)?.remove(path);
         removed.map_err(|e| Fault::Internal(e.to_string()))

@@ -46,7 +46,7 @@ fn fixture() -> tempfile::TempDir {
 
 #[test]
 fn a_small_set_is_replayed() {
-    let report = measure(fixture().path()).expect("is measured");
+    let report = measure(fixture().path(), &|_| {}).expect("is measured");
     assert_eq!((report.words, report.seen), (1, 3));
     let succeeded: Vec<usize> =
         report.policies.iter().map(|(_, _, attacks)| attacks.succeeded).collect();
@@ -65,7 +65,7 @@ fn a_small_set_is_replayed() {
 #[test]
 fn data_that_is_not_there_is_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
-    let why = measure(folder.path()).err().expect("there is none").to_string();
+    let why = measure(folder.path(), &|_| {}).err().expect("there is none").to_string();
     assert!(why.contains("v1.2.2_ground_truth.json") && why.contains("--data DIR"), "{why}");
 }
 
@@ -75,7 +75,7 @@ fn agentdojo_is_held() {
     let Some(shared) = std::env::var_os("YUSHAN_SHARED").map(PathBuf::from) else {
         return println!("not run: YUSHAN_SHARED names no folder with data/security/agentdojo");
     };
-    let report = measure(&shared.join("data/security/agentdojo")).expect("is measured");
+    let report = measure(&shared.join("data/security/agentdojo"), &|_| {}).expect("is measured");
     let gate = report.policies.last().expect("the gate");
     assert_eq!((gate.1.all, gate.2.tried, report.words), (97, 929, 20));
     for (adversary, attacks) in &report.adversaries {
