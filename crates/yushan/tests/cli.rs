@@ -55,7 +55,9 @@ fn help_and_version() {
 #[test]
 fn servers_of_tools_are_read_from_tools_json() {
     let folder = folder();
-    let write = |text: &str| std::fs::write(folder.path().join("tools.json"), text).unwrap();
+    let home = folder.path().join("home");
+    std::fs::create_dir_all(&home).unwrap();
+    let write = |text: &str| std::fs::write(home.join("tools.json"), text).unwrap();
     write(r#"{"mcp": [{"name": "x", "transport": "stdio", "program": "/bin/true"}]}"#);
     let said = works(folder.path(), "mcp list");
     assert!(said.starts_with("x: ") || said.contains("server x"), "it ends at once: {said}");

@@ -226,6 +226,24 @@ pub(crate) const CONVERSATIONS: &[Conversation] = &[
         ..NONE
     },
     Conversation {
+        name: "python-a-child-that-a-cell-leaves-behind-does-not-answer",
+        task: "Fork.",
+        tools: &["python"],
+        turns: &[
+            r#"|python {"code": "import os, time\nif os.fork() == 0:\n    time.sleep(0.3)\n    print('left behind')\n    x = 1\nelse:\n    print('begun')"}"#,
+            r#"|python {"code": "time.sleep(1)\n40 + 2"}"#,
+            r#"|python {"code": "'x' in globals()"}"#,
+            r#"{last}"#,
+        ],
+        then: |o| {
+            has(o.answer(0), "begun");
+            has(o.answer(1), "42");
+            assert_eq!(o.answers[1]["failed"], false);
+            has(&o.text, "False");
+        },
+        ..NONE
+    },
+    Conversation {
         name: "python-an-error-is-repaired",
         task: "Compute.",
         tools: &["python"],
