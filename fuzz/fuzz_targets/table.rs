@@ -16,7 +16,10 @@ fuzz_target!(|input: (u8, &[u8])| {
     ];
     let from = formats[usize::from(kind) % formats.len()];
     let (options, limits) = (Options::default(), Limits { cells: 100_000, ..Limits::default() });
-    if let Ok(json) = convert(bytes, from, Format::Json, &options, &limits) {
+    // Without rows JSON has no columns, and is no table.
+    let is_empty = |json: &[u8]| json.iter().all(|byte| b"[] \n".contains(byte));
+    let json = convert(bytes, from, Format::Json, &options, &limits);
+    if let Some(json) = json.ok().filter(|json| !is_empty(&json.bytes)) {
         let again = convert(&json.bytes, Format::Json, Format::Json, &options, &limits);
         assert_eq!(again.map(|again| again.bytes), Ok(json.bytes));
     }

@@ -332,6 +332,9 @@ fn through(
             Format::Xlsx => sheet::read(bytes, options, limits, notes)?,
             _ => markup::table_of(&document(bytes, from, options, limits, notes)?, limits, notes)?,
         };
+        if table.rows.is_empty() && matches!(to, Format::Json | Format::JsonLines) {
+            notes.push("there are no rows, so the names of the columns are not kept".into());
+        }
         return match to {
             Format::Csv => delimited::write(&table, b',', notes),
             Format::Tsv => delimited::write(&table, b'\t', notes),

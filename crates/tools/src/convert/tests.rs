@@ -353,6 +353,13 @@ fn pages_keep_what_is_read_of_them() {
 }
 
 #[test]
+fn columns_without_rows_are_said_to_be_lost() {
+    let made = run(b"a,b\n", "csv", "json").expect("JSON");
+    assert!(made.notes.iter().any(|note| note.contains("no rows")), "{:?}", made.notes);
+    assert!(run(b"a,b\n", "csv", "xlsx").expect("a workbook").notes.is_empty());
+}
+
+#[test]
 fn what_takes_too_long_or_is_cancelled_is_given_up() {
     let rows: String = (0..100_000).map(|row| format!("{row},{row}\n")).collect();
     let (csv, xlsx, options) = (Format::Csv, Format::Xlsx, Options::default());
