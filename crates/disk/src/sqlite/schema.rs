@@ -92,7 +92,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DiskError> {
     look(path, migrations.len())?;
     let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    let opened = connect(path, create).and_then(|mut writer| {
+    let opened = patiently(|| {
+        let mut writer = connect(path, create)?;
         migrate(&mut writer, path, migrations)?;
         let mode: String = writer.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
@@ -111,6 +112,23 @@ pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, DiskE
 /// Opens the database for reading.
 pub(super) fn reader(path: &Path) -> Result<Connection, Fault> {
     connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// Tries again while another connection is in the way. SQLite waits by itself for most locks, but not where two could wait for
+/// each other, as when both turn the write-ahead log on.
+fn patiently<T>(mut work: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    let begun = std::time::Instant::now();
+    loop {
+        match work() {
+            Err(Fault::Sql(Error::SqliteFailure(code, _)))
+                if matches!(code.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+                    && begun.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Fault> {
@@ -162,7 +180,7 @@ fn look(path: &Path, current: usize) -> Result<(), DiskError> {
             _ => (),
         }
     }
-    match reader(path).and_then(|reader| version(&reader, path, current)) {
+    match patiently(|| reader(path).and_then(|reader| version(&reader, path, current))) {
         // SQLite takes the interrupted beginning back as soon as it may write.
         Err(Fault::Sql(Error::SqliteFailure(code, _)))
             if code.extended_code == ffi::SQLITE_READONLY_ROLLBACK =>
