@@ -26,7 +26,7 @@ use yushan_tools::web::guard::Guard;
 use yushan_tools::web::held::Held;
 use yushan_tools::web::reader::Reader;
 
-use super::conversations::{CONVERSATIONS, Conversation, Said, Within};
+use super::conversations::{Conversation, Said, Within, all};
 use super::{ledger, scripted, site};
 
 /// The running system.
@@ -73,7 +73,7 @@ fn part(messages: &[Message]) -> String {
     let users = messages.iter().filter(|message| message.role == Role::User);
     let first = users.map(Message::text).next().unwrap_or_default();
     let name = first.trim_start_matches('[').split(']').next().unwrap_or_default();
-    let conversation = CONVERSATIONS.iter().find(|one| one.name == name);
+    let conversation = all().find(|one| one.name == name);
     let turns = messages.iter().filter(|message| message.role == Role::Assistant).count();
     let tools = messages.iter().filter(|message| message.role == Role::Tool);
     let last = tools.map(Message::text).next_back().unwrap_or_default();
@@ -122,8 +122,7 @@ impl Stage {
         let mut origin = own.clone();
         let mut space = own.clone();
         if let Some(name) = conversation.earlier {
-            let earlier =
-                CONVERSATIONS.iter().find(|one| one.name == name).expect("an earlier one");
+            let earlier = all().find(|one| one.name == name).expect("an earlier one");
             let earlier = self.play(earlier);
             if !matches!(conversation.within, Within::Apart) {
                 messages.push(json!({ "role": "assistant", "content": earlier.text }));
