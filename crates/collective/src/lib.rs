@@ -1,0 +1,1 @@
+//! Ranks that add vectors together: threads in one process, MPI across machines.

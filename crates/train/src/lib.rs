@@ -1,0 +1,9 @@
+//! From text to weights: corpus, tokenizer, pretraining, scaling laws, evaluation.
+//!
+//! The key decision: the decoder that is trained here is the one that `model` serves, written as explicit
+//! pairs of forward and backward over one flat buffer of parameters; there is no graph that finds
+//! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
+
+mod error;
+
+pub use error::{Error, Result};
