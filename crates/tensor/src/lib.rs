@@ -15,10 +15,14 @@ pub mod limits;
 pub mod linear;
 mod matmul;
 pub mod ops;
+pub mod ops_backward;
 pub mod pack;
 pub mod pool;
 pub mod quant;
 pub mod regions;
+pub mod train_attention;
+pub mod train_rows;
+mod train_tile;
 
 pub use activations::Activations;
 pub use dtype::DType;
