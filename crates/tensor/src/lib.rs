@@ -8,6 +8,7 @@ pub mod activations;
 pub mod aligned;
 pub mod attention;
 pub mod dtype;
+pub mod gemm;
 pub mod isa;
 pub mod kv;
 pub mod layout;
