@@ -62,7 +62,11 @@ fn measure(pool: &mut Pool, space: &mut Workspace, shape: &str) -> Option<()> {
     speeds.remove(0); // the first one finds cold pages
     shares.remove(0);
     let threads = pool.threads();
-    println!("{shape:18} {threads} threads {:6.1} GFLOP/s {:5.1} %", median(speeds), median(shares));
+    println!(
+        "{shape:18} {threads} threads {:6.1} GFLOP/s {:5.1} %",
+        median(speeds),
+        median(shares)
+    );
     Some(())
 }
 

@@ -15,6 +15,10 @@
 //! products, activation functions.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// TUNE
+pub static TUNE: [AtomicUsize; 6] = [const { AtomicUsize::new(0) }; 6];
+fn tune(i: usize, or: usize) -> usize { let v = TUNE[i].load(Relaxed); if v == 0 { or } else { v } }
 mod kernel;
 mod pack;
 #[cfg(test)]
@@ -33,9 +37,6 @@ const BLOCK: usize = 384;
 /// Columns of B that are packed at once, with blocks of k as there is room: at most 6 MiB.
 const COLUMNS: usize = 4096;
 
-/// Floats of A that are packed at once, where all threads pack it: 4 MiB.
-const PACKED: usize = 1 << 20;
-
 /// Blocks of k of one region at most.
 const BLOCKS: usize = 4;
 
@@ -43,10 +44,14 @@ const BLOCKS: usize = 4;
 const CHUNK: usize = 64 << 10;
 
 /// Floats for the rows of A of one thread: those of a chunk, rounded up to whole tiles.
-const OWN: usize = CHUNK + 16 * BLOCK;
+const OWN: usize = 2 * CHUNK + 16 * BLOCK;
 
 /// Tiles one above the other in a chunk at least: each panel of B comes to L1 once for them.
-const FEW: usize = 12;
+const FEW: usize = 8;
+
+/// Columns of a chunk at least, and where its rows must be copied first.
+const NARROW: usize = 96;
+const WIDE: usize = 512;
 
 /// Chunks for each thread, where the product is large enough: balance when a core is busy elsewhere.
 const CHUNKS: usize = 8;
@@ -159,20 +164,17 @@ pub fn gemm(
     c: Target<'_>,
 ) {
     let Some(product) = Product::new(isa, a, b, c) else { return };
-    let Product { m, n, k, length, .. } = product;
+    let Product { n, k, length, .. } = product;
     let plan = Plan::new(&product, pool.threads());
     let space = plan.space(&product, pool.threads(), space);
     for n0 in (0..n).step_by(plan.columns) {
         for k0 in (0..k.max(1)).step_by(plan.blocks * length) {
-            for m0 in (0..m).step_by(plan.rows) {
-                let region = Region {
-                    rows: m0..m.min(m0 + plan.rows),
-                    columns: n0..n.min(n0 + plan.columns),
-                    ks: k0..k.min(k0 + plan.blocks * length),
-                };
-                product.pack(pool, &plan, &region, &space, m0 == 0);
-                product.multiply(pool, &plan, &region, &space);
-            }
+            let region = Region {
+                columns: n0..n.min(n0 + plan.columns),
+                ks: k0..k.min(k0 + plan.blocks * length),
+            };
+            product.pack(pool, &region, &space);
+            product.multiply(pool, &plan, &region, &space);
         }
     }
 }
@@ -251,15 +253,14 @@ impl Source {
 /// Where panels lie: addresses that the chunks of a region share.
 struct Space {
     b: *mut f32,
-    /// Packed A of a region, or a run of [`OWN`] floats for each thread.
+    /// A run of [`OWN`] floats for each thread.
     a: *mut f32,
 }
 // SAFETY: addresses; who writes what behind them is said where they are used.
 unsafe impl Sync for Space {}
 
-/// What a pair of regions of the pool computes: rows and columns of C, and blocks of the sums.
+/// What a pair of regions of the pool computes: columns of C, and some blocks of their sums.
 struct Region {
-    rows: Range<usize>,
     columns: Range<usize>,
     ks: Range<usize>,
 }
@@ -269,18 +270,15 @@ struct Region {
 enum Rows {
     /// Where it stands.
     There,
-    /// Copied by each chunk: the rows are so far apart that few sets of the caches would hold them, or
-    /// so long that each of their lines would be fetched anew for every block.
+    /// Copied by each chunk, so that it lies in that thread's L2: it lies across k, or its rows are so far
+    /// apart that few sets of the caches would hold them, or there are several blocks.
     Copied,
-    /// Packed by all threads first: it lies across k.
-    Packed,
 }
 
 /// How a product is cut; for speed alone.
 struct Plan {
     how: Rows,
-    /// Rows, columns and blocks of k of a region.
-    rows: usize,
+    /// Columns of a region, and blocks of k in it.
     columns: usize,
     blocks: usize,
     /// Rows and columns of a chunk.
@@ -291,46 +289,38 @@ impl Plan {
     fn new(product: &Product, threads: usize) -> Plan {
         let &Product { kernel, m, n, k, length, a, .. } = product;
         let how = match a {
-            Source { row: 1, .. } if m > 1 => Rows::Packed,
-            Source { row, .. } if row % 256 == 0 || k > length => Rows::Copied,
+            Source { row: 1, .. } if m > 1 => Rows::Copied,
+            Source { row, .. } if row % 256 == 0 || k > length || tune(3,0)==1 => Rows::Copied,
             _ => Rows::There,
         };
         let columns = n.min(COLUMNS);
-        let rows = if how == Rows::Packed {
-            m.min(PACKED / length / kernel.rows * kernel.rows)
-        } else {
-            m
-        };
-        let a_blocks = if how == Rows::Packed { PACKED / (rows * length) } else { BLOCKS };
-        let b_blocks = COLUMNS * BLOCK / (columns.next_multiple_of(kernel.columns) * length);
-        let blocks = a_blocks.min(b_blocks).clamp(1, BLOCKS);
+        let packed = columns.next_multiple_of(kernel.columns) * length;
+        let blocks = (COLUMNS * BLOCK / packed).clamp(1, tune(0, BLOCKS));
 
-        let work = rows * columns * k.clamp(1, blocks * length);
-        let wanted = (work / SMALL).clamp(1, CHUNKS * threads);
-        let narrow = if how == Rows::Copied { 256 } else { 96 };
-        let most = CHUNK / length;
+        let work = m * columns * k.clamp(1, blocks * length);
+        let wanted = (work / SMALL).clamp(1, tune(5, CHUNKS) * threads);
+        // Rows that are copied should be used for many columns, unless threads would stand idle.
+        let (few, most) = (tune(1, FEW) * kernel.rows, tune(2, CHUNK) / length);
+        let patient = how == Rows::Copied && m.div_ceil(few) >= 2 * threads;
+        let narrow = if patient { tune(4, WIDE) } else { NARROW };
         // Columns are split where rows alone would give too few chunks.
-        let parts = wanted.div_ceil(rows.div_ceil(most)).min(columns / narrow).max(1);
-        let high = rows.div_ceil(wanted.div_ceil(parts)).max(FEW * kernel.rows).min(most);
+        let parts = wanted.div_ceil(m.div_ceil(most)).min(columns / narrow).max(1);
+        let high = m.div_ceil(wanted.div_ceil(parts)).max(few).min(most);
         let even = |all: usize, part: usize, unit: usize| {
             all.div_ceil(all.div_ceil(part)).next_multiple_of(unit)
         };
         let chunk = (
-            even(rows, high / kernel.rows * kernel.rows, kernel.rows),
+            even(m, high / kernel.rows * kernel.rows, kernel.rows),
             even(columns, columns.div_ceil(parts), kernel.columns),
         );
-        Plan { how, rows, columns, blocks, chunk }
+        Plan { how, columns, blocks, chunk }
     }
 
     /// The workspace, as large as this plan needs it.
     fn space(&self, product: &Product, threads: usize, space: &mut Workspace) -> Space {
         let Product { kernel, length, .. } = product;
         let b = self.columns.next_multiple_of(kernel.columns) * length * self.blocks;
-        let a = match self.how {
-            Rows::There => 0,
-            Rows::Copied => threads * OWN,
-            Rows::Packed => self.rows.next_multiple_of(kernel.rows) * length * self.blocks,
-        };
+        let a = if self.how == Rows::Copied { threads * OWN } else { 0 };
         Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a) }
     }
 }
@@ -382,51 +372,39 @@ impl Product {
         k0 > 0 || self.store == Store::Add
     }
 
-    /// Packs the region's part of B (`with_b`: else it is there) and, where planned, of A: block after
-    /// block of k, in it panel after panel.
-    fn pack(&self, pool: &mut Pool, plan: &Plan, region: &Region, space: &Space, with_b: bool) {
-        let Region { rows, columns, ks } = region;
+    /// Packs the region's part of B: block after block of k, in it panel after panel.
+    fn pack(&self, pool: &mut Pool, region: &Region, space: &Space) {
+        let Region { columns, ks } = region;
         let blocks = ks.len().div_ceil(self.length).max(1);
-        let kernel = &self.kernel;
-        let (b_group, a_group) = (GROUP * kernel.columns, 2 * GROUP * kernel.rows);
-        let b_parts = if with_b { columns.len().div_ceil(b_group) } else { 0 };
-        let a_parts = if plan.how == Rows::Packed { rows.len().div_ceil(a_group) } else { 0 };
-        let parts = a_parts + b_parts;
+        let group = GROUP * self.kernel.columns;
+        let parts = columns.len().div_ceil(group);
         pool.run(blocks * parts, &|chunk, _| {
-            let (block, part) = (chunk / parts, chunk % parts);
+            let (block, at) = (chunk / parts, chunk % parts * group);
             let k0 = ks.start + block * self.length;
             let k = self.length.min(ks.end - k0);
-            // SAFETY: inside the matrices by `Product::new`; the space holds the panels of a region,
-            // and the parts are disjoint.
+            // SAFETY: inside B by `Product::new`; the space holds the panels of a region, and the parts
+            // are disjoint.
             unsafe {
-                if part < b_parts {
-                    let at = part * b_group;
-                    let to = space.b.add(self.panels(block, columns, kernel.columns) + at * k);
-                    let from = self.b.at(k0, columns.start + at);
-                    (kernel.pack_b)(from, k, b_group.min(columns.len() - at), to);
-                } else {
-                    let at = (part - b_parts) * a_group;
-                    let to = space.a.add(self.panels(block, rows, kernel.rows) + at * k);
-                    let from = self.a.at(rows.start + at, k0).transposed();
-                    (kernel.pack_a)(from, k, a_group.min(rows.len() - at), to);
-                }
+                let to = space.b.add(self.panels(block, columns) + at * k);
+                let from = self.b.at(k0, columns.start + at);
+                (self.kernel.pack_b)(from, k, group.min(columns.len() - at), to);
             }
         });
     }
 
     /// Where the panels of a block of a region begin.
-    fn panels(&self, block: usize, across: &Range<usize>, width: usize) -> usize {
-        block * self.length * across.len().next_multiple_of(width)
+    fn panels(&self, block: usize, columns: &Range<usize>) -> usize {
+        block * self.length * columns.len().next_multiple_of(self.kernel.columns)
     }
 
     /// Computes a region whose panels are packed.
     fn multiply(&self, pool: &mut Pool, plan: &Plan, region: &Region, space: &Space) {
         let (high, wide) = plan.chunk;
         let across = region.columns.len().div_ceil(wide);
-        let chunks = region.rows.len().div_ceil(high) * across;
+        let chunks = self.m.div_ceil(high) * across;
         pool.run(chunks, &|chunk, thread| {
             let (m, n) = (chunk / across * high, chunk % across * wide);
-            let rows = m..region.rows.len().min(m + high);
+            let rows = m..self.m.min(m + high);
             let columns = n..region.columns.len().min(n + wide);
             let blocks = region.ks.len().div_ceil(self.length).max(1);
             for block in 0..blocks {
@@ -440,7 +418,7 @@ impl Product {
     /// One block of one piece of C.
     ///
     /// # Safety
-    /// `rows` and `columns` (counted from the region's first) lie in C and nobody else touches them; the
+    /// `rows` and `columns` (the latter counted from the region's first) lie in C and nobody else touches them; the
     /// panels of the region are packed; nobody else uses the thread's run of the space.
     unsafe fn chunk(
         &self,
@@ -453,7 +431,7 @@ impl Product {
         let Kernel { rows: unit, columns: width, pack_a, multiply, .. } = self.kernel;
         let k0 = region.ks.start + block * self.length;
         let k = self.length.min(region.ks.end - k0);
-        let m0 = region.rows.start + rows.start;
+        let m0 = rows.start;
         // SAFETY: as the caller promises.
         unsafe {
             let there = self.a.at(m0, k0);
@@ -464,12 +442,8 @@ impl Product {
                     pack_a(there.transposed(), k, rows.len(), own);
                     (own.cast_const(), 1, unit, unit * k)
                 }
-                Rows::Packed => {
-                    let at = self.panels(block, &region.rows, unit) + rows.start * k;
-                    (space.a.add(at).cast_const(), 1, unit, unit * k)
-                }
             };
-            let packed = space.b.add(self.panels(block, &region.columns, width));
+            let packed = space.b.add(self.panels(block, &region.columns));
             for j in columns.clone().step_by(width) {
                 multiply(&Panel {
                     rows: rows.len(),

@@ -9,25 +9,47 @@ use std::arch::x86_64::*;
 
 use super::Source;
 
+/// How many rows ahead a source that is read row by row is fetched: its rows are too far apart and too
+/// short for the hardware to see where the reading goes.
+const AHEAD: usize = 12;
+
 /// Packs `columns` columns into panels, each behind the one before it. Plain Rust.
 ///
 /// # Safety
 /// `from` has `k` rows and `columns` columns, `to` room for whole panels.
 pub(super) unsafe fn plain<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
-    let whole = if from.column == 1 { columns / W } else { 0 };
+    let whole = if from.column == 1 { columns - columns % W } else { 0 };
     // SAFETY: the caller's promise.
     unsafe {
-        for step in 0..k {
-            let row = from.start.wrapping_add(step * from.row);
-            for panel in 0..whole {
-                let (from, to) = (row.add(panel * W), to.add((panel * k + step) * W));
-                std::ptr::copy_nonoverlapping(from, to, W);
+        rows::<W>(from, k, whole, to);
+        for at in (whole..columns).step_by(W) {
+            one::<W>(from.at(0, at), k, (columns - at).min(W), to.add(at * k));
+        }
+    }
+}
+
+/// Whole panels of a source whose columns lie side by side.
+#[inline(always)]
+unsafe fn rows<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
+    for step in 0..k {
+        let row = from.start.wrapping_add(step * from.row);
+        for panel in 0..columns / W {
+            let from_here = row.wrapping_add(panel * W);
+            fetch(from_here.wrapping_add(AHEAD * from.row));
+            // SAFETY: as in `plain`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from_here, to.add((panel * k + step) * W), W);
             }
         }
-        for panel in whole..columns.div_ceil(W) {
-            let left = columns - panel * W;
-            one::<W>(from.at(0, panel * W), k, left.min(W), to.add(panel * k * W));
-        }
+    }
+}
+
+#[inline(always)]
+fn fetch(_p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(_p.cast());
     }
 }
 
@@ -53,14 +75,17 @@ unsafe fn one<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f
 pub(super) unsafe fn avx2<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
-        if from.row != 1 {
-            return plain::<W>(from, k, columns, to);
-        }
-        for panel in 0..columns / W {
-            turn::<W>(from.at(0, panel * W), k, to.add(panel * k * W));
-        }
         let whole = columns - columns % W;
-        plain::<W>(from.at(0, whole), k, columns - whole, to.add(whole * k));
+        if from.column == 1 {
+            rows::<W>(from, k, whole, to);
+        } else {
+            for at in (0..whole).step_by(W) {
+                turn::<W>(from.at(0, at), k, to.add(at * k));
+            }
+        }
+        if whole < columns {
+            one::<W>(from.at(0, whole), k, columns - whole, to.add(whole * k));
+        }
     }
 }
 
@@ -79,7 +104,7 @@ unsafe fn turn<const W: usize>(from: Source, k: usize, to: *mut f32) {
                 for (r, row) in rows.iter_mut().enumerate().take(width) {
                     let at = from.start.add(step + (j + r) * from.column);
                     // The same place in the next panel.
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(W * from.column).cast());
+                    fetch(at.wrapping_add(W * from.column));
                     *row = _mm256_loadu_ps(at);
                 }
                 for (r, row) in transposed(rows).into_iter().enumerate() {
