@@ -15,10 +15,6 @@
 //! products, activation functions.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-/// TUNE
-pub static TUNE: [AtomicUsize; 6] = [const { AtomicUsize::new(0) }; 6];
-fn tune(i: usize, or: usize) -> usize { let v = TUNE[i].load(Relaxed); if v == 0 { or } else { v } }
 mod kernel;
 mod pack;
 #[cfg(test)]
@@ -38,13 +34,13 @@ const BLOCK: usize = 384;
 const COLUMNS: usize = 4096;
 
 /// Blocks of k of one region at most.
-const BLOCKS: usize = 4;
+const BLOCKS: usize = 2;
 
-/// Floats of A that a chunk of rows has: half of an L2 of 512 KiB.
-const CHUNK: usize = 64 << 10;
+/// Floats of A that a chunk of rows has: less than half of an L2 of 512 KiB.
+const CHUNK: usize = 48 << 10;
 
 /// Floats for the rows of A of one thread: those of a chunk, rounded up to whole tiles.
-const OWN: usize = 2 * CHUNK + 16 * BLOCK;
+const OWN: usize = CHUNK + 16 * BLOCK;
 
 /// Tiles one above the other in a chunk at least: each panel of B comes to L1 once for them.
 const FEW: usize = 8;
@@ -290,19 +286,19 @@ impl Plan {
         let &Product { kernel, m, n, k, length, a, .. } = product;
         let how = match a {
             Source { row: 1, .. } if m > 1 => Rows::Copied,
-            Source { row, .. } if row % 256 == 0 || k > length || tune(3,0)==1 => Rows::Copied,
+            Source { row, .. } if row % 256 == 0 || k > length => Rows::Copied,
             _ => Rows::There,
         };
         let columns = n.min(COLUMNS);
         let packed = columns.next_multiple_of(kernel.columns) * length;
-        let blocks = (COLUMNS * BLOCK / packed).clamp(1, tune(0, BLOCKS));
+        let blocks = (COLUMNS * BLOCK / packed).clamp(1, BLOCKS);
 
         let work = m * columns * k.clamp(1, blocks * length);
-        let wanted = (work / SMALL).clamp(1, tune(5, CHUNKS) * threads);
+        let wanted = (work / SMALL).clamp(1, CHUNKS * threads);
         // Rows that are copied should be used for many columns, unless threads would stand idle.
-        let (few, most) = (tune(1, FEW) * kernel.rows, tune(2, CHUNK) / length);
+        let (few, most) = (FEW * kernel.rows, CHUNK / length);
         let patient = how == Rows::Copied && m.div_ceil(few) >= 2 * threads;
-        let narrow = if patient { tune(4, WIDE) } else { NARROW };
+        let narrow = if patient { WIDE } else { NARROW };
         // Columns are split where rows alone would give too few chunks.
         let parts = wanted.div_ceil(m.div_ceil(most)).min(columns / narrow).max(1);
         let high = m.div_ceil(wanted.div_ceil(parts)).max(few).min(most);
