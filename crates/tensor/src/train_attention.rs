@@ -21,7 +21,7 @@ use crate::{Isa, Pool};
 
 /// Queries of a tile, and keys.
 const QUERIES: usize = 64;
-const KEYS: usize = 64;
+const KEYS: usize = 128;
 
 /// Rows of a tile on the diagonal that are cut off together where nobody sees further.
 const STEP: usize = 16;
@@ -372,11 +372,12 @@ impl Unit<'_> {
             let (dscores, keys) = (&room.dscores[at * SCORES..], &room.keys[first_key * d..]);
             multiply(isa, &t, dscores, keys, &mut room.dqueries[at * d..]);
         });
-        // Keys by steps too: no query before a key sees it.
+        // Keys by steps too where some queries come before them and do not see them.
         let keys = KEYS.min(tile.1 - first_key);
-        for key in (0..keys).step_by(STEP) {
-            let first = (first_key + key).saturating_sub(tile.0).min(rows) / STEP * STEP;
-            let (m, k) = (STEP.min(keys - key), rows - first);
+        let step = if first_key + keys <= tile.0 + 1 { keys } else { STEP };
+        for key in (0..keys).step_by(step) {
+            let first = (first_key + key).saturating_sub(tile.0) / STEP * STEP;
+            let (m, k) = (step.min(keys - key), rows - first);
             let t = Tile { m, n: d, k, a: (1, SCORES), b: d, c: d, add: true };
             let (scores, to) = (first * SCORES + key, (first_key + key) * d);
             let from = first * d;

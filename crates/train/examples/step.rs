@@ -127,7 +127,7 @@ fn parts(shape: &Shape, time: usize, batch: usize) {
     let layers = shape.layers as f64 * groups;
     let Shape { dim, ffn, vocabulary, .. } = *shape;
     let (q, qkv) = (shape.q_width(), shape.q_width() + 2 * shape.kv_width());
-    let head = ((1 << 20) / vocabulary).max(64).min(rows);
+    let head = ((1 << 21) / vocabulary).max(128).min(rows);
     let heads = batch as f64 * time as f64 / head as f64;
     let widest = rows * (2 * ffn).max(qkv).max(dim);
     let of = |length: usize, scale: f32| -> Vec<f32> {
