@@ -34,7 +34,7 @@ const BLOCK: usize = 384;
 const COLUMNS: usize = 4096;
 
 /// Blocks of k of one region at most.
-const BLOCKS: usize = 2;
+const BLOCKS: usize = 1;
 
 /// Floats of A that a chunk of rows has: less than half of an L2 of 512 KiB.
 const CHUNK: usize = 48 << 10;
