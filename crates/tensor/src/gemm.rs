@@ -30,11 +30,8 @@ use kernel::{Kernel, Panel};
 /// Longest block of a sum: a panel of 16 columns is 24 KiB then and stays in an L1 of 32 KiB.
 const BLOCK: usize = 384;
 
-/// Columns of B that are packed at once, with blocks of k as there is room: at most 6 MiB.
+/// Columns of B that are packed at once: at most 6 MiB.
 const COLUMNS: usize = 4096;
-
-/// Blocks of k of one region at most.
-const BLOCKS: usize = 2;
 
 /// Floats of A that a chunk of rows has: less than half of an L2 of 512 KiB.
 const CHUNK: usize = 48 << 10;
@@ -57,6 +54,9 @@ const GROUP: usize = 8;
 
 /// Multiply-adds below which a chunk is not made smaller, some 20 microseconds.
 const SMALL: usize = 1 << 20;
+
+/// Floats of a line of the caches.
+const LINE: usize = 16;
 
 /// Widest panel of any kernel.
 const WIDEST: usize = 32;
@@ -164,11 +164,9 @@ pub fn gemm(
     let plan = Plan::new(&product, pool.threads());
     let space = plan.space(&product, pool.threads(), space);
     for n0 in (0..n).step_by(plan.columns) {
-        for k0 in (0..k.max(1)).step_by(plan.blocks * length) {
-            let region = Region {
-                columns: n0..n.min(n0 + plan.columns),
-                ks: k0..k.min(k0 + plan.blocks * length),
-            };
+        for k0 in (0..k.max(1)).step_by(length) {
+            let region =
+                Region { columns: n0..n.min(n0 + plan.columns), ks: k0..k.min(k0 + length) };
             product.pack(pool, &region, &space);
             product.multiply(pool, &plan, &region, &space);
         }
@@ -207,6 +205,7 @@ pub fn gemm_serial(isa: Isa, scratch: &mut [f32], a: Operand<'_>, b: Operand<'_>
                     a_strip: a.row * kernel.rows,
                     b: scratch.as_ptr(),
                     b_step: kernel.columns,
+                    later: scratch.as_ptr(),
                     c: product.c.add(n0),
                     c_stride: product.c_stride,
                     add: product.add(k0),
@@ -255,7 +254,7 @@ struct Space {
 // SAFETY: addresses; who writes what behind them is said where they are used.
 unsafe impl Sync for Space {}
 
-/// What a pair of regions of the pool computes: columns of C, and some blocks of their sums.
+/// What a pair of regions of the pool computes: columns of C, and a block of their sums.
 struct Region {
     columns: Range<usize>,
     ks: Range<usize>,
@@ -274,9 +273,8 @@ enum Rows {
 /// How a product is cut; for speed alone.
 struct Plan {
     how: Rows,
-    /// Columns of a region, and blocks of k in it.
+    /// Columns of a region.
     columns: usize,
-    blocks: usize,
     /// Rows and columns of a chunk.
     chunk: (usize, usize),
 }
@@ -290,10 +288,8 @@ impl Plan {
             _ => Rows::There,
         };
         let columns = n.min(COLUMNS);
-        let packed = columns.next_multiple_of(kernel.columns) * length;
-        let blocks = (COLUMNS * BLOCK / packed).clamp(1, BLOCKS);
 
-        let work = m * columns * k.clamp(1, blocks * length);
+        let work = m * columns * length;
         let wanted = (work / SMALL).clamp(1, CHUNKS * threads);
         // Rows that are copied should be used for many columns, unless threads would stand idle.
         let (few, most) = (FEW * kernel.rows, CHUNK / length);
@@ -309,13 +305,13 @@ impl Plan {
             even(m, high / kernel.rows * kernel.rows, kernel.rows),
             even(columns, columns.div_ceil(parts), kernel.columns),
         );
-        Plan { how, columns, blocks, chunk }
+        Plan { how, columns, chunk }
     }
 
     /// The workspace, as large as this plan needs it.
     fn space(&self, product: &Product, threads: usize, space: &mut Workspace) -> Space {
         let Product { kernel, length, .. } = product;
-        let b = self.columns.next_multiple_of(kernel.columns) * length * self.blocks;
+        let b = self.columns.next_multiple_of(kernel.columns) * length;
         let a = if self.how == Rows::Copied { threads * OWN } else { 0 };
         Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a) }
     }
@@ -368,29 +364,20 @@ impl Product {
         k0 > 0 || self.store == Store::Add
     }
 
-    /// Packs the region's part of B: block after block of k, in it panel after panel.
+    /// Packs the region's part of B, panel after panel.
     fn pack(&self, pool: &mut Pool, region: &Region, space: &Space) {
         let Region { columns, ks } = region;
-        let blocks = ks.len().div_ceil(self.length).max(1);
         let group = GROUP * self.kernel.columns;
-        let parts = columns.len().div_ceil(group);
-        pool.run(blocks * parts, &|chunk, _| {
-            let (block, at) = (chunk / parts, chunk % parts * group);
-            let k0 = ks.start + block * self.length;
-            let k = self.length.min(ks.end - k0);
+        pool.run(columns.len().div_ceil(group), &|part, _| {
+            let at = part * group;
             // SAFETY: inside B by `Product::new`; the space holds the panels of a region, and the parts
             // are disjoint.
             unsafe {
-                let to = space.b.add(self.panels(block, columns) + at * k);
-                let from = self.b.at(k0, columns.start + at);
-                (self.kernel.pack_b)(from, k, group.min(columns.len() - at), to);
+                let from = self.b.at(ks.start, columns.start + at);
+                let (columns, to) = (group.min(columns.len() - at), space.b.add(at * ks.len()));
+                (self.kernel.pack_b)(from, ks.len(), columns, to);
             }
         });
-    }
-
-    /// Where the panels of a block of a region begin.
-    fn panels(&self, block: usize, columns: &Range<usize>) -> usize {
-        block * self.length * columns.len().next_multiple_of(self.kernel.columns)
     }
 
     /// Computes a region whose panels are packed.
@@ -402,32 +389,57 @@ impl Product {
             let (m, n) = (chunk / across * high, chunk % across * wide);
             let rows = m..self.m.min(m + high);
             let columns = n..region.columns.len().min(n + wide);
-            let blocks = region.ks.len().div_ceil(self.length).max(1);
-            for block in 0..blocks {
-                // SAFETY: the panels are packed; chunks are disjoint pieces of C, and a thread runs one
-                // at a time.
-                unsafe { self.chunk(plan.how, region, (&rows, &columns), block, (space, thread)) };
-            }
+            let later = self.later(region, &rows, (chunk, chunks));
+            // SAFETY: the panels are packed; chunks are disjoint pieces of C, and a thread runs one at a
+            // time.
+            unsafe { self.chunk(plan.how, region, (rows, columns), later, (space, thread)) };
         });
     }
 
-    /// One block of one piece of C.
+    /// What will be read from far memory soon, as starts and lines: a chunk fetches it on the way, its
+    /// share of the next block's rows of A^T and B, or the next rows of A.
+    fn later(
+        &self,
+        region: &Region,
+        rows: &Range<usize>,
+        (chunk, chunks): (usize, usize),
+    ) -> [(*const f32, usize); 2] {
+        let next = region.ks.end;
+        // SAFETY: addresses only.
+        unsafe {
+            if next < self.k {
+                let (a, b) =
+                    (self.a.transposed().at(next, 0), self.b.at(next, region.columns.start));
+                [a, b].map(|source| {
+                    let lines = self.length.min(self.k - next) * source.row / LINE;
+                    let (from, to) = (lines * chunk / chunks, lines * (chunk + 1) / chunks);
+                    let lines = if source.column == 1 { to - from } else { 0 };
+                    (source.start.wrapping_add(from * LINE), lines)
+                })
+            } else if self.k <= self.length && self.a.column == 1 {
+                let lines = rows.len() * self.a.row / LINE;
+                [(self.a.at(rows.end, 0).start, lines), (self.a.start, 0)]
+            } else {
+                [(self.a.start, 0); 2]
+            }
+        }
+    }
+
+    /// One piece of C.
     ///
     /// # Safety
-    /// `rows` and `columns` (the latter counted from the region's first) lie in C and nobody else touches them; the
-    /// panels of the region are packed; nobody else uses the thread's run of the space.
+    /// `rows` and `columns` (the latter counted from the region's first) lie in C and nobody else touches
+    /// them; the panels of the region are packed; nobody else uses the thread's run of the space.
     unsafe fn chunk(
         &self,
         how: Rows,
         region: &Region,
-        (rows, columns): (&Range<usize>, &Range<usize>),
-        block: usize,
+        (rows, columns): (Range<usize>, Range<usize>),
+        later: [(*const f32, usize); 2],
         (space, thread): (&Space, usize),
     ) {
         let Kernel { rows: unit, columns: width, pack_a, multiply, .. } = self.kernel;
-        let k0 = region.ks.start + block * self.length;
-        let k = self.length.min(region.ks.end - k0);
-        let m0 = rows.start;
+        let (m0, k0, k) = (rows.start, region.ks.start, region.ks.len());
         // SAFETY: as the caller promises.
         unsafe {
             let there = self.a.at(m0, k0);
@@ -439,8 +451,19 @@ impl Product {
                     (own.cast_const(), 1, unit, unit * k)
                 }
             };
-            let packed = space.b.add(self.panels(block, &region.columns));
+            let lines = rows.len().div_ceil(unit) * kernel::lines(k);
+            let mut fetched = 0;
             for j in columns.clone().step_by(width) {
+                let b = space.b.add(j * k).cast_const();
+                let [first, second] = later;
+                let later = if fetched < first.1 {
+                    first.0.wrapping_add(fetched * LINE)
+                } else if fetched < first.1 + second.1 {
+                    second.0.wrapping_add((fetched - first.1) * LINE)
+                } else {
+                    b // is near
+                };
+                fetched += lines;
                 multiply(&Panel {
                     rows: rows.len(),
                     columns: (columns.end - j).min(width),
@@ -449,8 +472,9 @@ impl Product {
                     a_row,
                     a_step,
                     a_strip,
-                    b: packed.add(j * k),
+                    b,
                     b_step: width,
+                    later,
                     c: self.c.add(m0 * self.c_stride + region.columns.start + j),
                     c_stride: self.c_stride,
                     add: self.add(k0),
