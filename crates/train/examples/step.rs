@@ -125,27 +125,59 @@ fn seconds(mut job: impl FnMut()) -> f64 {
     (0..5).map(|_| one()).fold(f64::MAX, f64::min)
 }
 
+/// Operation, seconds a step, and its work a step in 10^9.
+type Row = (String, f64, f64);
+
+/// What of a batch is computed at once, and how often in a step.
+struct Sizes {
+    rows: usize,
+    group: usize,
+    head: usize,
+    groups: f64,
+    layers: f64,
+    heads: f64,
+}
+
+/// Numbers of no meaning.
+fn of(length: usize, scale: f32) -> Vec<f32> {
+    (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * scale).collect()
+}
+
 /// Prints each operation's share of a step.
 fn parts(shape: &Shape, time: usize, batch: usize) {
-    let (pool, isa) = (&mut Pool::new(1), Isa::best());
     let group = (2048 / time).clamp(1, batch);
-    let rows = group * time;
-    let groups = batch as f64 / group as f64;
-    let layers = shape.layers as f64 * groups;
+    let (rows, groups) = (group * time, batch as f64 / group as f64);
+    let head = ((1 << 21) / shape.vocabulary).max(128).min(rows);
+    let heads = (batch * time) as f64 / head as f64;
+    let sizes = Sizes { rows, group, head, groups, layers: shape.layers as f64 * groups, heads };
+    let peak = limits::peak_f32(1);
+    let mut table = matrix_parts(shape, &sizes);
+    table.extend(attention_parts(shape, &sizes, time));
+    table.extend(row_parts(shape, &sizes));
+    let all: f64 = table.iter().map(|row| row.1).sum();
+    for (name, seconds, work) in &table {
+        let (ms, share, speed) = (seconds * 1e3, 100.0 * seconds / all, work / seconds);
+        println!("{name:34} {ms:8.1} ms {share:5.1} % {speed:6.1} GFLOP/s");
+    }
+    let work: f64 = table.iter().map(|row| row.2).sum();
+    println!(
+        "all {:.1} ms, {:.1} GFLOP/s; peak by the clock {:.1}",
+        all * 1e3,
+        work / all,
+        peak / 1e9
+    );
+}
+
+fn matrix_parts(shape: &Shape, sizes: &Sizes) -> Vec<Row> {
+    let &Sizes { rows, head, layers, heads, .. } = sizes;
     let Shape { dim, ffn, vocabulary, .. } = *shape;
     let (q, qkv) = (shape.q_width(), shape.q_width() + 2 * shape.kv_width());
-    let head = ((1 << 21) / vocabulary).max(128).min(rows);
-    let heads = batch as f64 * time as f64 / head as f64;
+    let (pool, isa) = (&mut Pool::new(1), Isa::best());
     let widest = rows * (2 * ffn).max(qkv).max(dim);
-    let of = |length: usize, scale: f32| -> Vec<f32> {
-        (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * scale).collect()
-    };
-    let (mut a, mut b, mut c) = (of(widest, 1e-3), of(widest, 2e-3), of(widest, 1e-3));
+    let (a, mut b, mut c) = (of(widest, 1e-3), of(widest, 2e-3), of(widest, 1e-3));
     let w = of(vocabulary.max(2 * ffn).max(qkv) * dim.max(ffn).max(q), 1e-3);
     let mut dw = of(w.len(), 1e-3);
-    let mut space = Workspace::default();
-    let mut table: Vec<(String, f64, f64)> = Vec::new();
-    let peak = limits::peak_f32(1);
+    let (mut space, mut table) = (Workspace::default(), Vec::new());
     for (name, m, out, input, count) in [
         ("qkv", rows, qkv, dim, layers),
         ("output", rows, dim, q, layers),
@@ -175,6 +207,13 @@ fn parts(shape: &Shape, time: usize, batch: usize) {
         });
         table.push((format!("{name} weight gradient"), t * count, work * count));
     }
+    table
+}
+
+fn attention_parts(shape: &Shape, sizes: &Sizes, time: usize) -> Vec<Row> {
+    let &Sizes { rows, group, layers, .. } = sizes;
+    let (q, qkv) = (shape.q_width(), shape.q_width() + 2 * shape.kv_width());
+    let (pool, isa, mut table) = (&mut Pool::new(1), Isa::best(), Vec::new());
     let causal = Causal {
         batch: group,
         time,
@@ -198,6 +237,17 @@ fn parts(shape: &Shape, time: usize, batch: usize) {
         attention::backward(pool, isa, &causal, (&x, turns), saved, &mut dx, &mut scratch);
     });
     table.push(("attention backward".into(), t * layers, 2.0 * work * layers));
+    table
+}
+
+fn row_parts(shape: &Shape, sizes: &Sizes) -> Vec<Row> {
+    let &Sizes { rows, head, groups, layers, heads, .. } = sizes;
+    let Shape { dim, ffn, vocabulary, .. } = *shape;
+    let (pool, isa) = (&mut Pool::new(1), Isa::best());
+    let widest = rows * (2 * ffn).max(dim);
+    let (mut a, mut b, mut c) = (of(widest, 1e-3), of(widest, 2e-3), of(widest, 1e-3));
+    let (w, mut dw) = (of(dim, 1e-2), of(dim, 1e-3));
+    let mut table: Vec<Row> = Vec::new();
     let norm = (&w[..dim], 1e-5);
     let (x, d) = (&of(rows * dim, 1e-3), &of(rows * dim, 2e-3));
     let t = seconds(|| normalize(pool, isa, x, norm, &mut b[..rows * dim], None));
@@ -221,18 +271,7 @@ fn parts(shape: &Shape, time: usize, batch: usize) {
         losses(pool, isa, &mut logits, (&targets, u32::MAX), 1.0, &mut each);
     });
     table.push(("losses".into(), t * heads, 0.0));
-    let all: f64 = table.iter().map(|row| row.1).sum();
-    for (name, seconds, work) in &table {
-        let (ms, share, speed) = (seconds * 1e3, 100.0 * seconds / all, work / seconds);
-        println!("{name:34} {ms:8.1} ms {share:5.1} % {speed:6.1} GFLOP/s");
-    }
-    let work: f64 = table.iter().map(|row| row.2).sum();
-    println!(
-        "all {:.1} ms, {:.1} GFLOP/s; peak by the clock {:.1}",
-        all * 1e3,
-        work / all,
-        peak / 1e9
-    );
+    table
 }
 
 /// The most memory this process has held, in bytes.
@@ -240,6 +279,20 @@ fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+fn random(count: usize, vocabulary: usize) -> Vec<u32> {
+    let id = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    (0..count).map(|i| (id(i) % vocabulary as u64) as u32).collect()
+}
+
+fn keep(name: &str) -> Option<Keep> {
+    match name {
+        "everything" => Some(Keep::Everything),
+        "halves" => Some(Keep::Halves),
+        "inputs" => Some(Keep::Inputs),
+        _ => None,
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -252,16 +305,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     }
     let (steps, threads) = (word(1, "5").parse::<usize>()?, word(2, "2").parse::<usize>()?);
-    let keep = match word(3, "everything").as_str() {
-        "everything" => Keep::Everything,
-        "halves" => Keep::Halves,
-        "inputs" => Keep::Inputs,
-        _ => return Err(usage.into()),
-    };
+    let keep = keep(&word(3, "everything")).ok_or(usage)?;
     let mut pool = Pool::new(threads);
     let count = batch * time;
-    let id = |i: usize| (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-    let ids: Vec<u32> = (0..=count).map(|i| (id(i) % shape.vocabulary as u64) as u32).collect();
+    let ids = random(count + 1, shape.vocabulary);
     let (tokens, targets) = (&ids[..count], &ids[1..]);
     let mut decoder = Decoder::new(shape.clone(), 0);
     decoder.set_keep(keep);
