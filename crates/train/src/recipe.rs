@@ -1,0 +1,360 @@
+//! A pretraining recipe: what is said in TOML, and what follows from one dial where nothing is said.
+//!
+//! The key decision: a recipe says only what differs. [`Recipe::settle`] fills in the rest from `depth`, and the
+//! result, [`Settings`], has no gaps: it is what a run records, what ranks agree on, and what repeats the run.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decoder::Shape;
+use crate::plan::dial;
+use crate::schedule::{Form, Schedule};
+use crate::{Error, Result};
+
+/// A recipe as it is written. Everything may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run; its folder is `runs/NAME`.
+    pub name: Option<String>,
+    /// Seed of the first weights, of the order of the data, and of the samples.
+    pub seed: Option<u64>,
+    /// The one dial: transformer blocks, from which the rest follows.
+    pub depth: Option<usize>,
+    /// What is read.
+    pub data: DataPart,
+    /// The decoder.
+    pub model: ModelPart,
+    /// How it learns.
+    pub train: TrainPart,
+    /// Measuring on the texts that were held out.
+    pub evaluate: EvaluatePart,
+    /// Texts continued while the run goes on.
+    pub sample: SamplePart,
+    /// How often the run is saved.
+    pub checkpoint: CheckpointPart,
+    /// What an hour costs.
+    pub cost: CostPart,
+}
+
+/// Section `[data]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataPart {
+    /// The folder that `yushan data build` wrote; relative to the working folder.
+    pub folder: Option<PathBuf>,
+}
+
+/// Section `[model]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelPart {
+    /// Width of the residual stream.
+    pub dim: Option<usize>,
+    /// Query heads.
+    pub heads: Option<usize>,
+    /// Key and value heads.
+    pub kv_heads: Option<usize>,
+    /// Width of one head.
+    pub head_dim: Option<usize>,
+    /// Width of the MLP.
+    pub ffn: Option<usize>,
+    /// Tokens of a row.
+    pub context: Option<usize>,
+    /// Whether the head is the embedding.
+    pub tied: Option<bool>,
+    /// Added to the mean square in RMSNorm.
+    pub norm_eps: Option<f32>,
+    /// Base of the rotary frequencies.
+    pub rope_base: Option<f32>,
+}
+
+/// Which optimizer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// AdamW for everything.
+    Adamw,
+    /// Muon for the matrices of the blocks, AdamW for embedding, head and norms.
+    #[default]
+    Muon,
+}
+
+/// Section `[train]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainPart {
+    /// Tokens in all.
+    pub tokens: Option<u64>,
+    /// Tokens of one step, over all ranks.
+    pub batch_tokens: Option<usize>,
+    /// Rows that a rank computes at once; the rest of its batch is accumulated.
+    pub micro_batch: Option<usize>,
+    /// `muon` or `adamw`.
+    pub optimizer: Option<OptimizerName>,
+    /// Peak learning rate of AdamW.
+    pub learning_rate: Option<f64>,
+    /// Peak learning rate of Muon.
+    pub matrix_learning_rate: Option<f64>,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: Option<f64>,
+    /// Decay of AdamW's first moment.
+    pub beta1: Option<f64>,
+    /// Decay of AdamW's second moment.
+    pub beta2: Option<f64>,
+    /// Greatest norm of the gradient.
+    pub clip: Option<f64>,
+    /// `wsd` or `cosine`.
+    pub schedule: Option<Form>,
+    /// Steps of the warm-up.
+    pub warmup: Option<u64>,
+    /// Share of the steps in which the rate falls at the end (`wsd`).
+    pub decay: Option<f64>,
+    /// Last learning rate, as a share of the peak.
+    pub floor: Option<f64>,
+    /// Keep each block's input alone and compute the rest again in the backward pass.
+    pub checkpointing: Option<bool>,
+    /// Keep activations as bf16.
+    pub bf16_activations: Option<bool>,
+}
+
+/// Section `[evaluate]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluatePart {
+    /// Steps between two.
+    pub every: Option<u64>,
+    /// Tokens of each hold-out, at most.
+    pub tokens: Option<u64>,
+}
+
+/// Section `[sample]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplePart {
+    /// Steps between two.
+    pub every: Option<u64>,
+    /// Beginnings.
+    pub prompts: Option<Vec<String>>,
+    /// Tokens of a sample.
+    pub tokens: Option<usize>,
+    /// 0: always the likeliest token.
+    pub temperature: Option<f32>,
+}
+
+/// Section `[checkpoint]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointPart {
+    /// Steps between two.
+    pub every: Option<u64>,
+    /// How many are kept; at least two.
+    pub keep: Option<usize>,
+}
+
+/// Section `[cost]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CostPart {
+    /// Of this machine.
+    pub per_hour: Option<f64>,
+    /// How it is named.
+    pub currency: Option<String>,
+}
+
+/// A recipe without gaps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Name of the run.
+    pub name: String,
+    /// Seed of the first weights, of the order of the data, and of the samples.
+    pub seed: u64,
+    /// The folder that `yushan data build` wrote.
+    pub data: PathBuf,
+    /// The decoder.
+    pub shape: Shape,
+    /// Tokens of one step, over all ranks; a multiple of the context.
+    pub batch_tokens: usize,
+    /// Rows that a rank computes at once.
+    pub micro_batch: usize,
+    /// Which optimizer.
+    pub optimizer: OptimizerName,
+    /// Peak learning rate of AdamW.
+    pub learning_rate: f64,
+    /// Peak learning rate of Muon.
+    pub matrix_learning_rate: f64,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f64,
+    /// Decay of AdamW's first and second moment.
+    pub betas: (f64, f64),
+    /// Greatest norm of the gradient.
+    pub clip: f64,
+    /// The learning rate over the steps.
+    pub schedule: Schedule,
+    /// Compute a block again in the backward pass.
+    pub checkpointing: bool,
+    /// Keep activations as bf16.
+    pub bf16_activations: bool,
+    /// Steps between two evaluations, 0 for the end alone.
+    pub evaluate_every: u64,
+    /// Tokens of each hold-out, at most.
+    pub evaluate_tokens: u64,
+    /// Steps between two samples, 0 for the end alone.
+    pub sample_every: u64,
+    /// Beginnings that are continued.
+    pub prompts: Vec<String>,
+    /// Tokens of a sample.
+    pub sample_tokens: usize,
+    /// 0: always the likeliest token.
+    pub temperature: f32,
+    /// Steps between two checkpoints, 0 for the end alone.
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept.
+    pub keep: usize,
+    /// What this machine costs an hour.
+    pub per_hour: f64,
+    /// The currency of it.
+    pub currency: String,
+}
+
+/// Tokens that a rank computes at once: enough that products fill the caches, few enough that activations stay small.
+const MICRO_TOKENS: usize = 8192;
+
+/// The depth of a recipe that says none: minutes on two cores.
+const DEPTH: usize = 4;
+
+/// The share of a run in which the rate falls: nanochat's speedruns end with 0.4 to 0.65 of it.
+const DECAY: f64 = 0.4;
+
+impl Recipe {
+    /// A recipe from its text; `name` goes into errors.
+    ///
+    /// # Errors
+    /// An unknown key, with the nearest known one, or a value of another kind.
+    pub fn parse(text: &str, name: &str) -> Result<Recipe> {
+        crate::keys::parse(text, name)
+    }
+
+    /// Fills every gap from the depth; `vocabulary` is the tokenizer's.
+    ///
+    /// # Errors
+    /// Values that do not fit together, by their key.
+    pub fn settle(&self, vocabulary: usize) -> Result<Settings> {
+        let (model, train) = (&self.model, &self.train);
+        let head_dim = model.dim.zip(model.heads).map(|(dim, heads)| dim / heads.max(1));
+        let overrides = dial::Overrides {
+            dim: model.dim,
+            heads: model.heads,
+            kv_heads: model.kv_heads,
+            head_dim: model.head_dim.or(head_dim),
+            ffn: model.ffn,
+            context: model.context,
+            tied: model.tied,
+            tokens: train.tokens,
+            batch_tokens: train.batch_tokens,
+            learning_rate: train.learning_rate,
+            matrix_lr: train.matrix_learning_rate,
+            warmup: train.warmup,
+        };
+        let dial = dial::with(self.depth.unwrap_or(DEPTH), vocabulary, &overrides)?;
+        let rows = dial.batch_tokens / dial.context;
+        let schedule = Schedule {
+            form: train.schedule.unwrap_or_default(),
+            steps: dial.steps,
+            warmup: dial.warmup,
+            decay: (dial.steps as f64 * train.decay.unwrap_or(DECAY)).round() as u64,
+            floor: train.floor.unwrap_or(0.0),
+        };
+        let micro = train.micro_batch.unwrap_or(MICRO_TOKENS / dial.context);
+        let settings = Settings {
+            name: self.name.clone().unwrap_or_else(|| format!("d{}", dial.depth)),
+            seed: self.seed.unwrap_or(1337),
+            data: self.data.folder.clone().unwrap_or_else(|| PathBuf::from("data/english")),
+            shape: self.shape(&dial)?,
+            batch_tokens: dial.batch_tokens,
+            micro_batch: micro.clamp(1, rows),
+            optimizer: train.optimizer.unwrap_or_default(),
+            learning_rate: dial.learning_rate,
+            matrix_learning_rate: dial.matrix_lr,
+            weight_decay: train.weight_decay.unwrap_or(0.1),
+            betas: (train.beta1.unwrap_or(0.9), train.beta2.unwrap_or(0.95)),
+            clip: train.clip.unwrap_or(1.0),
+            schedule,
+            checkpointing: train.checkpointing.unwrap_or(false),
+            bf16_activations: train.bf16_activations.unwrap_or(false),
+            evaluate_every: self.evaluate.every.unwrap_or(dial.steps.div_ceil(20)),
+            evaluate_tokens: self.evaluate.tokens.unwrap_or(131_072),
+            sample_every: self.sample.every.unwrap_or(dial.steps.div_ceil(5)),
+            prompts: self.sample.prompts.clone().unwrap_or_else(|| vec!["Once upon a time".into()]),
+            sample_tokens: self.sample.tokens.unwrap_or(64).min(dial.context),
+            temperature: self.sample.temperature.unwrap_or(0.0),
+            checkpoint_every: self.checkpoint.every.unwrap_or(dial.steps.div_ceil(20)),
+            keep: self.checkpoint.keep.unwrap_or(2).max(2),
+            per_hour: self.cost.per_hour.unwrap_or(0.0),
+            currency: self.cost.currency.clone().unwrap_or_else(|| "USD".into()),
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn shape(&self, dial: &dial::Defaults) -> Result<Shape> {
+        let shape = Shape {
+            vocabulary: dial.vocabulary,
+            context: dial.context,
+            dim: dial.dim,
+            layers: dial.depth,
+            heads: dial.heads,
+            kv_heads: dial.kv_heads,
+            head_dim: dial.head_dim,
+            ffn: dial.ffn,
+            tied: dial.tied,
+            norm_eps: self.model.norm_eps.unwrap_or(1e-5),
+            rope_base: self.model.rope_base.unwrap_or(10_000.0),
+        };
+        shape.check()?;
+        Ok(shape)
+    }
+}
+
+impl Settings {
+    /// Refuses numbers that no run can have.
+    fn check(&self) -> Result<()> {
+        let fail = |key: &str, detail: String| Err(Error::bad(format!("recipe, {key}"), detail));
+        for (key, value) in [
+            ("train.learning_rate", self.learning_rate),
+            ("train.matrix_learning_rate", self.matrix_learning_rate),
+            ("train.clip", self.clip),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return fail(key, format!("{value} is not above 0"));
+            }
+        }
+        for (key, value) in [
+            ("train.weight_decay", self.weight_decay),
+            ("train.beta1", self.betas.0),
+            ("train.beta2", self.betas.1),
+            ("train.floor", self.schedule.floor),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                return fail(key, format!("{value} is not from 0 to below 1"));
+            }
+        }
+        let name_ok = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(name_ok) {
+            let detail = format!("{:?}: use letters, digits, `-`, `_` and `.`", self.name);
+            return fail("name", detail);
+        }
+        Ok(())
+    }
+
+    /// Rows of one step, over all ranks.
+    pub fn rows(&self) -> usize {
+        self.batch_tokens / self.shape.context
+    }
+
+    /// Tokens of the whole run.
+    pub fn tokens(&self) -> u64 {
+        self.schedule.steps * self.batch_tokens as u64
+    }
+}
