@@ -1,0 +1,1 @@
+//! Ranks across processes and machines, over MPI.
