@@ -5,6 +5,9 @@
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
 pub mod decoder;
+pub mod digest;
 mod error;
+pub mod keys;
+pub mod shard;
 
 pub use error::{Error, Result};
