@@ -5,5 +5,7 @@
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
 mod error;
+pub mod evaluate;
+pub mod report;
 
 pub use error::{Error, Result};

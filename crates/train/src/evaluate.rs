@@ -1,0 +1,49 @@
+//! How good a model is: bits per byte on hold-outs, and questions answered by likelihood.
+//!
+//! The key decision: everything asks one thing of a model, the log-probability of each token of a row, so
+//! the trainer's decoder, the engine and a server across the network are scored by the same code.
+
+mod interval;
+
+use serde::{Deserialize, Serialize};
+
+pub use interval::Interval;
+
+use crate::report::number;
+
+/// How well a hold-out was predicted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BitsPerByte {
+    /// Bits a byte of UTF-8; `None` when nothing was scored.
+    #[serde(default, with = "number", skip_serializing_if = "Option::is_none")]
+    pub bpb: Option<f64>,
+    /// Nats a token.
+    #[serde(default, with = "number", skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Tokens that were scored.
+    #[serde(default)]
+    pub tokens: u64,
+    /// UTF-8 bytes that they stand for.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Documents that they come from.
+    #[serde(default)]
+    pub documents: u64,
+}
+
+/// How many questions were answered right.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Questions scored.
+    pub items: u64,
+    /// Questions left out: malformed, or longer than the context.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Share right by the whole answer's log-probability (`acc` of lm-evaluation-harness), with a 95 % interval.
+    pub accuracy: Option<Interval>,
+    /// Share right by log-probability over the answer's length in bytes (`acc_norm`).
+    pub normalised: Option<Interval>,
+    /// Share right by chance.
+    #[serde(default)]
+    pub chance: f64,
+}
