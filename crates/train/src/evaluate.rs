@@ -3,13 +3,26 @@
 //! The key decision: everything asks one thing of a model, the log-probability of each token of a row, so
 //! the trainer's decoder, the engine and a server across the network are scored by the same code.
 
+pub mod choices;
+mod cloze;
+pub mod completions;
+pub mod hold_out;
 mod interval;
+pub mod items;
+pub mod likelihood;
 
 use serde::{Deserialize, Serialize};
 
+pub use choices::{Answered, Reading, multiple_choice};
+pub use cloze::cloze;
+pub use completions::{CompletionRequest, Completions};
+pub use hold_out::{Document, Windows, bits_per_byte};
 pub use interval::Interval;
+pub use items::{Form, Item, Items};
+pub use likelihood::{Engine, Likelihood};
 
-use crate::report::number;
+use crate::Result;
+use crate::report::{Sample, number};
 
 /// How well a hold-out was predicted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +42,9 @@ pub struct BitsPerByte {
     /// Documents that they come from.
     #[serde(default)]
     pub documents: u64,
+    /// 95 % interval of `bpb`, bootstrapped over documents; from eight documents on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
 }
 
 /// How many questions were answered right.
@@ -47,3 +63,22 @@ pub struct Accuracy {
     #[serde(default)]
     pub chance: f64,
 }
+
+/// What the model writes after each prompt; `write` gets prompt, seed and temperature. The seed of each
+/// prompt is its own, so that one more prompt changes nothing of the others.
+pub fn samples(
+    prompts: &[String],
+    seed: u64,
+    temperature: f32,
+    write: &mut dyn FnMut(&str, u64, f32) -> Result<String>,
+) -> Result<Vec<Sample>> {
+    let sample = |(at, prompt): (usize, &String)| {
+        let seed = seed.wrapping_add(at as u64);
+        let text = write(prompt, seed, temperature)?;
+        Ok(Sample { prompt: prompt.clone(), text, seed, temperature })
+    };
+    prompts.iter().enumerate().map(sample).collect()
+}
+
+#[cfg(test)]
+mod tests;
