@@ -11,6 +11,8 @@ pub mod keys;
 pub mod shard;
 pub mod evaluate;
 pub mod report;
+pub mod plan;
+pub mod scaling;
 
 pub use error::{Error, Result};
 
