@@ -1,20 +1,22 @@
 //! From documents to packed rows of `context + 1` ids, in an order that can be taken up again anywhere.
 //!
-//! Every row begins with BOS, at the beginning of a document where one fits; the inputs are its first `context`
-//! ids, the targets its last. Rows are filled by best fit from the next [`WAITING`] documents of a seeded
-//! permutation of the epoch; where none fits, one is cut and, unless [`Cut::Crop`] is asked for, its rest becomes a
-//! passage of its own (BOS again, then the rest), so that nothing is lost and nothing is padded. The BOS of the
-//! next document is a target like any other: it is the end of a text.
+//! A document is cut into passages of `context` tokens, the last one shorter; BOS stands before each. A seeded
+//! permutation of all passages is an epoch, so that a batch mixes documents, be they books or lines. A row begins
+//! with the oldest of the next [`WAITING`] passages and is filled by best fit from the others; where none fits, the
+//! shortest is cut and, unless [`Cut::Crop`] is asked for, its rest is a passage of its own: nothing is lost, nothing padded.
+//! The inputs of a row are its first `context` ids, the targets its last; the BOS of the next passage is a target
+//! like any other: the end of a text.
 //!
 //! The key decision: what is where is decided from lengths alone, by every rank for all rows, and only a rank's own
 //! rows are read. So row `r` of a step is the same for any number of ranks, skipping costs no reading, and all that a
 //! checkpoint has to keep is [`Cursor`]: the place in the permutation and the few passages that wait. The
-//! permutation is a Feistel network, computed and not stored; memory does not grow with the corpus.
+//! permutation is a Feistel network, computed and not stored; memory is one number for [`STRIDE`] documents.
 //!
 //! It does not mix sources by weight and does not know what a token means.
 //!
-//! Sources: best fit against cutting, Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (2404.10830);
-//! permutations by cycle walking, Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains".
+//! Sources: passages of a row's length, then best fit, Ding et al. 2024, "Fewer Truncations Improve Language
+//! Modeling" (2404.10830); permutations by cycle walking, Black and Rogaway 2002, "Ciphers with Arbitrary Finite
+//! Domains".
 
 use std::ops::Range;
 
@@ -24,6 +26,9 @@ use crate::{Error, Result};
 
 /// Passages that wait for a row at a time.
 pub const WAITING: usize = 256;
+
+/// Documents between two entries of the table that finds a passage's document.
+const STRIDE: usize = 64;
 
 /// No counter of a cursor passes this (2^53 tokens are more than anybody has).
 const LIMIT: u64 = 1 << 53;
@@ -65,15 +70,14 @@ impl<D: Documents + ?Sized> Documents for &D {
     }
 }
 
-/// What becomes of the rest of a document that was cut.
+/// What becomes of the rest of a passage that was cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cut {
-    /// It becomes a passage of its own, with BOS before it. The longest waiting passage is cut, so that
-    /// short ones stay whole.
+    /// It becomes a passage of its own, with BOS before it: its tokens lose the context before them.
     #[default]
     Carry,
-    /// It is left out, and counted. The shortest waiting passage is cut, so that little is lost.
+    /// It is left out.
     Crop,
 }
 
@@ -87,30 +91,29 @@ pub struct Options {
     pub seed: u64,
     /// The id put before every document, or `None` if each begins with its own.
     pub bos: Option<u32>,
-    /// What becomes of the rest of a document that was cut.
+    /// What becomes of the rest of a passage that was cut.
     pub cut: Cut,
 }
 
-/// What became of the documents so far.
+/// What became of the passages so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
-    /// Documents that are done, in all epochs.
-    pub documents: u64,
-    /// Documents without a token, passed over.
-    pub empty: u64,
-    /// Times a passage was cut.
+    /// Passages that are done, in all epochs.
+    pub passages: u64,
+    /// Times a passage was cut to fill a row.
     pub cuts: u64,
-    /// Tokens of documents that were handed out (without a BOS that was added).
+    /// Tokens of documents that were handed out, without BOS.
     pub used: u64,
-    /// Tokens that were left out ([`Cut::Crop`]).
-    pub cropped: u64,
+    /// Tokens that were cut off: left out, or handed out without the context before them.
+    pub cut_off: u64,
 }
 
 impl Counts {
-    /// The share of tokens that was left out, 0 to 1.
-    pub fn cropped_share(&self) -> f64 {
-        self.cropped as f64 / (self.used + self.cropped).max(1) as f64
+    /// The share of tokens that was cut off, 0 to 1.
+    pub fn cut_share(&self, cut: Cut) -> f64 {
+        let left_out = if cut == Cut::Crop { self.cut_off } else { 0 };
+        self.cut_off as f64 / (self.used + left_out).max(1) as f64
     }
 }
 
@@ -120,17 +123,17 @@ impl Counts {
 pub struct Cursor {
     /// What the order was made with.
     pub options: Options,
-    /// How many documents there are.
-    pub documents: u64,
+    /// Passages of all documents: those of an epoch.
+    pub passages: u64,
     /// Rows handed out.
     pub rows: u64,
     /// Epochs that are done; the rows of one all come before those of the next.
     pub epoch: u64,
-    /// Documents drawn from the permutation of this epoch.
+    /// Passages drawn from the permutation of this epoch.
     pub drawn: u64,
-    /// Passages that wait: document, and its tokens that are handed out already.
+    /// Passages that wait, oldest first: document, and the token it begins with (BOS not counted).
     pub waiting: Vec<(u64, u64)>,
-    /// What became of the documents so far.
+    /// What became of the passages so far.
     pub counts: Counts,
 }
 
@@ -164,11 +167,11 @@ pub fn slice(global_batch: usize, rank: usize, ranks: usize) -> Range<usize> {
     start(rank)..start(rank + 1)
 }
 
-/// A part of a document in a row.
+/// BOS and a part of a document, in a row.
 #[derive(Clone, Copy)]
 struct Piece {
     document: usize,
-    /// Its first token.
+    /// Its first token, BOS not counted.
     from: usize,
     /// Ids in the row, BOS included.
     take: usize,
@@ -177,13 +180,15 @@ struct Piece {
 /// Packed rows of documents, in order.
 pub struct Order<D> {
     documents: D,
+    /// Passages before every [`STRIDE`]th document.
+    starts: Vec<u64>,
     cursor: Cursor,
     /// Ids that each waiting passage would take, BOS included.
     lengths: Vec<usize>,
 }
 
 impl<D: Documents> Order<D> {
-    /// The order from its start.
+    /// The order from its start. Asks every document for its length, once.
     ///
     /// # Errors
     /// [`Error::Bad`] for a context of 0 and for documents without a single token.
@@ -192,22 +197,28 @@ impl<D: Documents> Order<D> {
             let detail = format!("{}, expected 1 to 2^32 - 2 tokens", options.context);
             return Err(Error::bad("context", detail));
         }
-        let count = documents.count();
-        let empty = |document| is_empty(&documents, &options, document);
-        if (0..count).all(empty) {
-            let detail = format!("none of {count} documents holds a token; build the corpus again");
-            return Err(Error::bad("training documents", detail));
-        }
         let cursor = Cursor {
             options,
-            documents: count as u64,
+            passages: 0,
             rows: 0,
             epoch: 0,
             drawn: 0,
             waiting: Vec::new(),
             counts: Counts::default(),
         };
-        Ok(Order { documents, cursor, lengths: Vec::new() })
+        let mut order = Order { documents, starts: Vec::new(), cursor, lengths: Vec::new() };
+        let count = order.documents.count();
+        for document in 0..count {
+            if document % STRIDE == 0 {
+                order.starts.push(order.cursor.passages);
+            }
+            order.cursor.passages += order.passages_of(document);
+        }
+        if order.cursor.passages == 0 {
+            let detail = format!("none of {count} documents holds a token; build the corpus again");
+            return Err(Error::bad("training documents", detail));
+        }
+        Ok(order)
     }
 
     /// Goes on where `cursor` was taken.
@@ -225,25 +236,24 @@ impl<D: Documents> Order<D> {
             );
             return bad(detail);
         }
-        if cursor.documents != order.cursor.documents {
+        if cursor.passages != order.cursor.passages {
             let detail = format!(
-                "taken over {} documents, but there are {}; go on with the same corpus, or start a new run",
-                cursor.documents, order.cursor.documents
+                "taken over {} passages, but there are {}; go on with the same corpus, or start a new run",
+                cursor.passages, order.cursor.passages
             );
             return bad(detail);
         }
-        let counts = cursor.counts;
-        let counters = [cursor.rows, cursor.epoch, counts.documents, counts.empty, counts.cuts];
-        let sums = [counts.used, counts.cropped];
-        if counters.into_iter().chain(sums).any(|count| count > LIMIT)
-            || cursor.drawn > cursor.documents
+        let Counts { passages, cuts, used, cut_off } = cursor.counts;
+        let counters = [cursor.rows, cursor.epoch, passages, cuts, used, cut_off];
+        if counters.into_iter().any(|count| count > LIMIT)
+            || cursor.drawn > cursor.passages
             || cursor.waiting.len() > WAITING
         {
-            return bad(format!("its numbers cannot be right: {counters:?}, {sums:?}"));
+            return bad(format!("its numbers cannot be right: {counters:?}, {} drawn", cursor.drawn));
         }
         for &(document, from) in &cursor.waiting {
-            let known = document < cursor.documents;
-            if !known || from >= order.documents.length(document as usize) as u64 {
+            let known = usize::try_from(document).is_ok_and(|at| at < order.documents.count());
+            if !known || from >= order.tokens_in(document as usize) as u64 {
                 return bad(format!("token {from} of document {document} is not in the corpus"));
             }
             order.lengths.push(order.length(document as usize, from as usize));
@@ -303,14 +313,9 @@ impl<D: Documents> Order<D> {
     pub fn seek(&mut self, row: u64) {
         if row < self.cursor.rows {
             self.lengths.clear();
-            self.cursor = Cursor {
-                rows: 0,
-                epoch: 0,
-                drawn: 0,
-                waiting: Vec::new(),
-                counts: Counts::default(),
-                ..self.cursor
-            };
+            self.cursor.waiting.clear();
+            self.cursor.counts = Counts::default();
+            (self.cursor.rows, self.cursor.epoch, self.cursor.drawn) = (0, 0, 0);
         }
         self.skip(row - self.cursor.rows);
     }
@@ -333,13 +338,20 @@ impl<D: Documents> Order<D> {
     /// Decides the next row.
     fn plan(&mut self, pieces: &mut Vec<Piece>) {
         pieces.clear();
-        let width = self.cursor.options.context + 1;
-        let mut room = width;
+        self.draw();
+        let mut room = self.cursor.options.context + 1;
+        // The oldest: none waits for long, whatever its length.
+        let mut at = Some(0);
         while room > 0 {
-            self.draw();
-            let piece = self.place(room, room == width);
+            let piece = match at {
+                Some(at) => self.take(at, room),
+                // Not even BOS and one token: BOS alone, the text before it ends here.
+                None => Piece { document: self.cursor.waiting[0].0 as usize, from: 0, take: 1 },
+            };
             room -= piece.take;
             pieces.push(piece);
+            self.draw();
+            at = self.choose(room);
         }
         self.cursor.rows += 1;
     }
@@ -347,17 +359,14 @@ impl<D: Documents> Order<D> {
     /// Fills the waiting passages. The next epoch begins when none is left.
     fn draw(&mut self) {
         loop {
-            while self.lengths.len() < WAITING && self.cursor.drawn < self.cursor.documents {
+            while self.lengths.len() < WAITING && self.cursor.drawn < self.cursor.passages {
                 let cursor = &mut self.cursor;
                 let key = mix(cursor.options.seed ^ mix(cursor.epoch));
-                let document = permuted(cursor.drawn, cursor.documents, key);
+                let passage = permuted(cursor.drawn, cursor.passages, key);
                 cursor.drawn += 1;
-                if is_empty(&self.documents, &cursor.options, document as usize) {
-                    cursor.counts.empty += 1;
-                    continue;
-                }
-                cursor.waiting.push((document, 0));
-                self.lengths.push(self.length(document as usize, 0));
+                let (document, from) = self.find(passage);
+                self.cursor.waiting.push((document as u64, from as u64));
+                self.lengths.push(self.length(document, from));
             }
             if !self.lengths.is_empty() {
                 return;
@@ -367,77 +376,90 @@ impl<D: Documents> Order<D> {
         }
     }
 
-    /// Takes what fits `room` best. In an empty row a passage that is longer than the row fits: it fills it.
-    fn place(&mut self, room: usize, empty_row: bool) -> Piece {
-        let fits = |length: usize| if empty_row { length.min(room) } else { length };
-        // The first of the largest, so that ties are settled by age.
-        let (mut best, mut best_fit) = (0, 0);
+    /// The waiting passage that fits `room` best (of equal ones the oldest), or else the shortest, to be cut: so the
+    /// rest is short. (Cutting the longest leaves a long rest, which ends in another cut, once a row.)
+    fn choose(&self, room: usize) -> Option<usize> {
+        let (mut best, mut best_length) = (None, 0);
         for (at, &length) in self.lengths.iter().enumerate() {
-            let fit = fits(length);
-            if fit <= room && fit > best_fit {
-                (best, best_fit) = (at, fit);
+            if length <= room && length > best_length {
+                (best, best_length) = (Some(at), length);
             }
         }
-        if best_fit == 0 {
-            if room == 1 {
-                // BOS alone: the text before it ends here.
-                let document = self.cursor.waiting[0].0 as usize;
-                return Piece { document, from: 0, take: 1 };
-            }
-            let lengths = self.lengths.iter().copied().enumerate();
-            let cut = match self.cursor.options.cut {
-                Cut::Carry => lengths.min_by_key(|&(_, length)| std::cmp::Reverse(length)),
-                Cut::Crop => lengths.min_by_key(|&(_, length)| length),
-            };
-            best = cut.map_or(0, |(at, _)| at);
+        if best.is_some() || room < 2 {
+            return best;
         }
-        self.take(best, room)
+        let lengths = self.lengths.iter().enumerate();
+        lengths.min_by_key(|&(_, &length)| length).map(|(at, _)| at)
     }
 
-    /// Takes at most `room` ids of a waiting passage.
+    /// Takes at most `room` ids, at least two, of a waiting passage.
     fn take(&mut self, at: usize, room: usize) -> Piece {
         let (document, from) = self.cursor.waiting[at];
         let (document, from) = (document as usize, from as usize);
         let length = self.lengths[at];
         let take = length.min(room);
-        let own = take - self.lead(from);
         let counts = &mut self.cursor.counts;
-        counts.used += own as u64;
+        counts.used += take as u64 - 1;
         counts.cuts += u64::from(take < length);
+        counts.cut_off += (length - take) as u64;
         if take < length && self.cursor.options.cut == Cut::Carry {
-            self.cursor.waiting[at].1 += own as u64;
-            self.lengths[at] = self.length(document, from + own);
+            self.cursor.waiting[at].1 += take as u64 - 1;
+            self.lengths[at] -= take - 1;
         } else {
-            counts.cropped += (length - take) as u64;
-            counts.documents += 1;
-            self.cursor.waiting.swap_remove(at);
-            self.lengths.swap_remove(at);
+            counts.passages += 1;
+            self.cursor.waiting.remove(at);
+            self.lengths.remove(at);
         }
         Piece { document, from, take }
     }
 
-    /// Ids put before a passage that begins at this token of its document.
-    fn lead(&self, from: usize) -> usize {
-        usize::from(self.cursor.options.bos.is_some() || from > 0)
+    /// Tokens of a document, BOS not counted.
+    fn tokens_in(&self, document: usize) -> usize {
+        self.documents.length(document).saturating_sub(self.own_bos())
     }
 
-    /// Ids that a passage takes.
+    /// Whether documents begin with a BOS of their own: 1 or 0.
+    fn own_bos(&self) -> usize {
+        usize::from(self.cursor.options.bos.is_none())
+    }
+
+    /// Passages of a document.
+    fn passages_of(&self, document: usize) -> u64 {
+        self.tokens_in(document).div_ceil(self.cursor.options.context) as u64
+    }
+
+    /// Document and first token of a passage.
+    fn find(&self, passage: u64) -> (usize, usize) {
+        let stretch = self.starts.partition_point(|&start| start <= passage) - 1;
+        let mut left = passage - self.starts[stretch];
+        let mut document = stretch * STRIDE;
+        loop {
+            let passages = self.passages_of(document);
+            if left < passages {
+                return (document, left as usize * self.cursor.options.context);
+            }
+            left -= passages;
+            document += 1;
+        }
+    }
+
+    /// Ids that the passage which begins here takes, BOS included.
     fn length(&self, document: usize, from: usize) -> usize {
-        self.documents.length(document) - from + self.lead(from)
+        let context = self.cursor.options.context;
+        1 + (self.tokens_in(document) - from).min(context - from % context)
     }
 
     /// Appends the ids of a row.
     fn read(&self, pieces: &[Piece], out: &mut Vec<u32>) -> Result<()> {
         for &Piece { document, from, take } in pieces {
             let end = out.len() + take;
-            let lead = self.lead(from);
             match self.cursor.options.bos {
                 Some(bos) => out.push(bos),
-                None if lead > 0 => self.documents.part_of(document, 0..1, out),
-                None => {}
+                None => self.documents.part_of(document, 0..1, out),
             }
-            if take > lead {
-                self.documents.part_of(document, from..from + take - lead, out);
+            if take > 1 {
+                let from = from + self.own_bos();
+                self.documents.part_of(document, from..from + take - 1, out);
             }
             if out.len() != end {
                 let detail = format!(
@@ -450,11 +472,6 @@ impl<D: Documents> Order<D> {
         }
         Ok(())
     }
-}
-
-/// Whether there is nothing to learn from a document: no token past BOS.
-fn is_empty<D: Documents>(documents: &D, options: &Options, document: usize) -> bool {
-    documents.length(document) <= usize::from(options.bos.is_none())
 }
 
 /// The image of `index` under a permutation of `0..count`: a Feistel network of eight rounds over the next power of
