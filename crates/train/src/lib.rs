@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod report;
 pub mod plan;
 pub mod scaling;
+pub mod order;
 
 pub use error::{Error, Result};
 
