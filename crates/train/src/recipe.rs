@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decoder::Shape;
+use crate::decoder::{Keep, Shape};
+use crate::optimizer;
 use crate::plan::dial;
 use crate::schedule::{Form, Schedule};
 use crate::{Error, Result};
@@ -70,15 +71,28 @@ pub struct ModelPart {
     pub rope_base: Option<f32>,
 }
 
-/// Which optimizer.
+/// What the forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// AdamW for everything.
-    Adamw,
-    /// Muon for the matrices of the blocks, AdamW for embedding, head and norms.
+pub enum Activations {
+    /// All that is needed, as f32.
     #[default]
-    Muon,
+    F32,
+    /// The same as bf16: half the memory.
+    Bf16,
+    /// The input of every block alone (activation checkpointing): least memory, a third more arithmetic.
+    Recompute,
+}
+
+impl Activations {
+    /// In the decoder's words.
+    pub fn keep(self) -> Keep {
+        match self {
+            Activations::F32 => Keep::Everything,
+            Activations::Bf16 => Keep::Halves,
+            Activations::Recompute => Keep::Inputs,
+        }
+    }
 }
 
 /// Section `[train]`.
@@ -89,20 +103,18 @@ pub struct TrainPart {
     pub tokens: Option<u64>,
     /// Tokens of one step, over all ranks.
     pub batch_tokens: Option<usize>,
-    /// Rows that a rank computes at once; the rest of its batch is accumulated.
-    pub micro_batch: Option<usize>,
-    /// `muon` or `adamw`.
-    pub optimizer: Option<OptimizerName>,
-    /// Peak learning rate of AdamW.
+    /// `muon` (for the matrices of the blocks, AdamW for the rest) or `adamw`.
+    pub optimizer: Option<optimizer::Algorithm>,
+    /// Peak learning rate.
     pub learning_rate: Option<f64>,
-    /// Peak learning rate of Muon.
-    pub matrix_learning_rate: Option<f64>,
     /// Decoupled weight decay of matrices.
     pub weight_decay: Option<f64>,
     /// Decay of AdamW's first moment.
     pub beta1: Option<f64>,
     /// Decay of AdamW's second moment.
     pub beta2: Option<f64>,
+    /// Decay of Muon's momentum.
+    pub momentum: Option<f64>,
     /// Greatest norm of the gradient.
     pub clip: Option<f64>,
     /// `wsd` or `cosine`.
@@ -113,10 +125,8 @@ pub struct TrainPart {
     pub decay: Option<f64>,
     /// Last learning rate, as a share of the peak.
     pub floor: Option<f64>,
-    /// Keep each block's input alone and compute the rest again in the backward pass.
-    pub checkpointing: Option<bool>,
-    /// Keep activations as bf16.
-    pub bf16_activations: Option<bool>,
+    /// What the forward pass keeps: `f32`, `bf16` or `recompute`.
+    pub activations: Option<Activations>,
 }
 
 /// Section `[evaluate]`.
@@ -176,26 +186,14 @@ pub struct Settings {
     pub shape: Shape,
     /// Tokens of one step, over all ranks; a multiple of the context.
     pub batch_tokens: usize,
-    /// Rows that a rank computes at once.
-    pub micro_batch: usize,
-    /// Which optimizer.
-    pub optimizer: OptimizerName,
-    /// Peak learning rate of AdamW.
+    /// The optimizer.
+    pub optimizer: optimizer::Config,
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Peak learning rate of Muon.
-    pub matrix_learning_rate: f64,
-    /// Decoupled weight decay of matrices.
-    pub weight_decay: f64,
-    /// Decay of AdamW's first and second moment.
-    pub betas: (f64, f64),
-    /// Greatest norm of the gradient.
-    pub clip: f64,
     /// The learning rate over the steps.
     pub schedule: Schedule,
-    /// Compute a block again in the backward pass.
-    pub checkpointing: bool,
-    /// Keep activations as bf16.
-    pub bf16_activations: bool,
+    /// What the forward pass keeps.
+    pub activations: Activations,
     /// Steps between two evaluations, 0 for the end alone.
     pub evaluate_every: u64,
     /// Tokens of each hold-out, at most.
@@ -218,9 +216,6 @@ pub struct Settings {
     pub currency: String,
 }
 
-/// Tokens that a rank computes at once: enough that products fill the caches, few enough that activations stay small.
-const MICRO_TOKENS: usize = 8192;
-
 /// The depth of a recipe that says none: minutes on two cores.
 const DEPTH: usize = 4;
 
@@ -233,7 +228,42 @@ impl Recipe {
     /// # Errors
     /// An unknown key, with the nearest known one, or a value of another kind.
     pub fn parse(text: &str, name: &str) -> Result<Recipe> {
-        crate::keys::parse(text, name)
+        crate::keys::parse(name, text)
+    }
+
+    /// A recipe with some keys set over it: `("train.tokens", "1000000")`. A value that is no TOML is taken as a text.
+    ///
+    /// # Errors
+    /// As [`Recipe::parse`].
+    pub fn parse_with(text: &str, name: &str, set: &[(String, String)]) -> Result<Recipe> {
+        // Alone first, so that errors name its lines.
+        let recipe = Recipe::parse(text, name)?;
+        if set.is_empty() {
+            return Ok(recipe);
+        }
+        let mut table: toml::Table = crate::keys::parse(name, text)?;
+        for (key, value) in set {
+            let parsed = format!("v = {value}").parse::<toml::Table>().ok();
+            let parsed = parsed.and_then(|mut table| table.remove("v"));
+            let value = parsed.unwrap_or_else(|| toml::Value::String(value.clone()));
+            let mut place = &mut table;
+            let mut parts = key.split('.').peekable();
+            while let Some(part) = parts.next() {
+                if parts.peek().is_none() {
+                    place.insert(part.to_owned(), value);
+                    break;
+                }
+                let inner = place
+                    .entry(part)
+                    .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+                    .as_table_mut();
+                let Some(inner) = inner else {
+                    return Err(Error::bad(key.as_str(), format!("`{part}` is not a section")));
+                };
+                place = inner;
+            }
+        }
+        Recipe::parse(&table.to_string(), "the values that were set")
     }
 
     /// Fills every gap from the depth; `vocabulary` is the tokenizer's.
@@ -254,11 +284,9 @@ impl Recipe {
             tokens: train.tokens,
             batch_tokens: train.batch_tokens,
             learning_rate: train.learning_rate,
-            matrix_lr: train.matrix_learning_rate,
             warmup: train.warmup,
         };
         let dial = dial::with(self.depth.unwrap_or(DEPTH), vocabulary, &overrides)?;
-        let rows = dial.batch_tokens / dial.context;
         let schedule = Schedule {
             form: train.schedule.unwrap_or_default(),
             steps: dial.steps,
@@ -266,23 +294,26 @@ impl Recipe {
             decay: (dial.steps as f64 * train.decay.unwrap_or(DECAY)).round() as u64,
             floor: train.floor.unwrap_or(0.0),
         };
-        let micro = train.micro_batch.unwrap_or(MICRO_TOKENS / dial.context);
+        let usual = optimizer::Config::default();
+        let optimizer = optimizer::Config {
+            algorithm: train.optimizer.unwrap_or(optimizer::Algorithm::Muon),
+            beta1: train.beta1.unwrap_or(usual.beta1),
+            beta2: train.beta2.unwrap_or(usual.beta2),
+            weight_decay: train.weight_decay.unwrap_or(usual.weight_decay),
+            clip: train.clip.unwrap_or(usual.clip),
+            momentum: train.momentum.unwrap_or(usual.momentum),
+            ..usual
+        };
         let settings = Settings {
             name: self.name.clone().unwrap_or_else(|| format!("d{}", dial.depth)),
             seed: self.seed.unwrap_or(1337),
             data: self.data.folder.clone().unwrap_or_else(|| PathBuf::from("data/english")),
             shape: self.shape(&dial)?,
             batch_tokens: dial.batch_tokens,
-            micro_batch: micro.clamp(1, rows),
-            optimizer: train.optimizer.unwrap_or_default(),
+            optimizer,
             learning_rate: dial.learning_rate,
-            matrix_learning_rate: dial.matrix_lr,
-            weight_decay: train.weight_decay.unwrap_or(0.1),
-            betas: (train.beta1.unwrap_or(0.9), train.beta2.unwrap_or(0.95)),
-            clip: train.clip.unwrap_or(1.0),
             schedule,
-            checkpointing: train.checkpointing.unwrap_or(false),
-            bf16_activations: train.bf16_activations.unwrap_or(false),
+            activations: train.activations.unwrap_or_default(),
             evaluate_every: self.evaluate.every.unwrap_or(dial.steps.div_ceil(20)),
             evaluate_tokens: self.evaluate.tokens.unwrap_or(131_072),
             sample_every: self.sample.every.unwrap_or(dial.steps.div_ceil(5)),
@@ -321,24 +352,12 @@ impl Settings {
     /// Refuses numbers that no run can have.
     fn check(&self) -> Result<()> {
         let fail = |key: &str, detail: String| Err(Error::bad(format!("recipe, {key}"), detail));
-        for (key, value) in [
-            ("train.learning_rate", self.learning_rate),
-            ("train.matrix_learning_rate", self.matrix_learning_rate),
-            ("train.clip", self.clip),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                return fail(key, format!("{value} is not above 0"));
-            }
+        self.optimizer.check()?;
+        if !(0.0..=1.0).contains(&self.schedule.floor) {
+            return fail("train.floor", format!("{} is not from 0 to 1", self.schedule.floor));
         }
-        for (key, value) in [
-            ("train.weight_decay", self.weight_decay),
-            ("train.beta1", self.betas.0),
-            ("train.beta2", self.betas.1),
-            ("train.floor", self.schedule.floor),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                return fail(key, format!("{value} is not from 0 to below 1"));
-            }
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return fail("sample.temperature", format!("{} is not 0 or more", self.temperature));
         }
         let name_ok = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(name_ok) {
@@ -356,5 +375,55 @@ impl Settings {
     /// Tokens of the whole run.
     pub fn tokens(&self) -> u64 {
         self.schedule.steps * self.batch_tokens as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_says_what_differs_and_the_dial_the_rest() {
+        let text = "depth = 3\n[train]\ntokens = 1_000_000\noptimizer = \"adamw\"\n[model]\ncontext = 128\n";
+        let settings = Recipe::parse(text, "r.toml").unwrap().settle(1000).unwrap();
+        assert_eq!((settings.shape.layers, settings.shape.dim), (3, 192));
+        assert_eq!((settings.shape.context, settings.name.as_str()), (128, "d3"));
+        assert_eq!(settings.optimizer.algorithm, optimizer::Algorithm::AdamW);
+        assert!(settings.tokens() <= 1_000_000 && settings.tokens() > 900_000);
+        let again = toml::to_string(&settings).unwrap();
+        assert_eq!(toml::from_str::<Settings>(&again).unwrap(), settings);
+    }
+
+    #[test]
+    fn values_are_set_over_a_recipe() {
+        let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let list = [set("train.tokens", "5000"), set("name", "x-1"), set("model.tied", "false")];
+        let recipe = Recipe::parse_with("depth = 2\n[train]\ntokens = 9\n", "r.toml", &list).unwrap();
+        assert_eq!((recipe.depth, recipe.train.tokens), (Some(2), Some(5000)));
+        assert_eq!((recipe.name.as_deref(), recipe.model.tied), (Some("x-1"), Some(false)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        for (text, set, expected) in [
+            ("dept = 3", None, "did you mean `depth`"),
+            ("[train]\nlearing_rate = 1.0", None, "did you mean `learning_rate`"),
+            ("[train]\nlearning_rate = -1.0", None, "learning_rate"),
+            ("[train]\noptimizer = \"sgd\"", None, "unknown word `sgd`"),
+            ("depth = \"deep\"", None, "line 1"),
+            ("name = \"../out\"", None, "name"),
+            ("[train]\nclip = -1.0", None, "clip"),
+            ("[train]\nbeta2 = 1.5", None, "beta2"),
+            ("[sample]\ntemperature = -0.5", None, "temperature"),
+            ("depth = 3", Some(("train.token", "5")), "did you mean `tokens`"),
+            ("depth = 3", Some(("depth.x", "5")), "not a section"),
+            ("", Some(("depth", "0")), "0 layers"),
+        ] {
+            let set: Vec<(String, String)> =
+                set.iter().map(|(key, value): &(&str, &str)| (key.to_string(), value.to_string())).collect();
+            let settled = Recipe::parse_with(text, "r.toml", &set).and_then(|recipe| recipe.settle(100));
+            let error = settled.map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?} {set:?}: {error}");
+        }
     }
 }
