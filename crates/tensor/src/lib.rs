@@ -19,6 +19,7 @@ pub mod pack;
 pub mod pool;
 pub mod quant;
 pub mod regions;
+pub mod update;
 
 pub use activations::Activations;
 pub use dtype::DType;

@@ -5,5 +5,6 @@
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
 mod error;
+pub mod optimizer;
 
 pub use error::{Error, Result};
