@@ -14,6 +14,7 @@ pub mod report;
 pub mod plan;
 pub mod scaling;
 pub mod order;
+pub mod optimizer;
 
 pub use error::{Error, Result};
 
