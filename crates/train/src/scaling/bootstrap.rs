@@ -49,12 +49,28 @@ impl Interval {
     }
 }
 
-/// What kind of resampling so many points get, for print.
-pub fn kind(points: usize) -> &'static str {
-    if points < MANY {
-        "Bayesian bootstrap (exponential weights)"
-    } else {
-        "bootstrap (points drawn with replacement)"
+/// How weights are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// How often each point is drawn, with replacement.
+    Drawn,
+    /// Exponential weights: no point is left out.
+    Exponential,
+}
+
+impl Kind {
+    /// The kind for a fit to so many points at once.
+    pub fn of(points: usize) -> Kind {
+        if points < MANY { Kind::Exponential } else { Kind::Drawn }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Drawn => "bootstrap (points drawn with replacement)",
+            Kind::Exponential => "Bayesian bootstrap (exponential weights)",
+        })
     }
 }
 
@@ -67,7 +83,9 @@ pub fn laws(
     seed: u64,
     refit: fn(&[Point], &[f64], &Law) -> Law,
 ) -> Vec<Law> {
-    resample(points.len(), resamples, seed, |weights| refit(points, weights, law))
+    resample(points.len(), resamples, seed, Kind::of(points.len()), |weights| {
+        refit(points, weights, law)
+    })
 }
 
 /// `job` on the weights of every resample.
@@ -75,21 +93,23 @@ pub fn resample<T: Send>(
     points: usize,
     resamples: usize,
     seed: u64,
+    kind: Kind,
     job: impl Fn(&[f64]) -> T + Sync,
 ) -> Vec<T> {
-    (0..resamples as u64)
-        .into_par_iter()
-        .map(|i| job(&weights(points, seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15)))))
-        .collect()
+    // Seeds of neighbours must be far apart in the generator's one cycle, so they are drawn from it themselves.
+    let mut seeds = Random::new(seed);
+    let seeds: Vec<u64> = (0..resamples).map(|_| seeds.next()).collect();
+    seeds.into_par_iter().map(|seed| job(&weights(points, seed, kind))).collect()
 }
 
-fn weights(points: usize, seed: u64) -> Vec<f64> {
+fn weights(points: usize, seed: u64, kind: Kind) -> Vec<f64> {
     let mut random = Random::new(seed);
     let mut weights = vec![0.0; points];
-    if points < MANY {
-        weights.iter_mut().for_each(|w| *w = -(1.0 - random.uniform()).ln());
-    } else {
-        (0..points).for_each(|_| weights[(random.uniform() * points as f64) as usize] += 1.0);
+    match kind {
+        Kind::Exponential => weights.iter_mut().for_each(|w| *w = -(1.0 - random.uniform()).ln()),
+        Kind::Drawn => {
+            (0..points).for_each(|_| weights[(random.uniform() * points as f64) as usize] += 1.0)
+        }
     }
     weights
 }
@@ -203,10 +223,29 @@ mod tests {
     }
 
     #[test]
+    fn a_warm_start_ends_where_the_whole_grid_does() {
+        let points = synthetic(&Law::BESIROGLU, 0.01);
+        let law = parametric::fit(&points).unwrap();
+        for seed in 0..3 {
+            let weights = weights(points.len(), seed, Kind::Drawn);
+            let drawn: Vec<Point> = points
+                .iter()
+                .zip(&weights)
+                .flat_map(|(p, w)| std::iter::repeat_n(*p, *w as usize))
+                .collect();
+            let (warm, whole) =
+                (parametric::refit(&points, &weights, &law), parametric::fit(&drawn).unwrap());
+            let (warm, whole) =
+                (parametric::objective(&drawn, &warm), parametric::objective(&drawn, &whole));
+            assert!((warm / whole - 1.0).abs() < 1e-3, "seed {seed}: {warm} for {whole}");
+        }
+    }
+
+    #[test]
     fn weights_are_those_of_their_kind() {
-        let few = weights(12, 5);
+        let few = weights(12, 5, Kind::of(12));
         assert!(few.iter().all(|w| *w > 0.0));
-        let many = weights(60, 5);
+        let many = weights(60, 5, Kind::of(60));
         assert_eq!(many.iter().sum::<f64>(), 60.0);
         assert!(many.contains(&0.0));
         assert_eq!(Interval::of([]), None);

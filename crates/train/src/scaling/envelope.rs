@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bootstrap::{Interval, resample};
+use super::bootstrap::{Interval, Kind, resample};
 use super::isoflop::Power;
 use crate::{Error, Result};
 
@@ -69,9 +69,8 @@ pub fn fit(curves: &[Training], resamples: usize, seed: u64) -> Result<Envelope>
             "no two sizes in the middle have the lowest loss at some budget; add smaller or larger models",
         ));
     };
-    let exponents = resample(curves.len(), resamples, seed, |weights| {
-        // A curve is in or out, not half: out with the chance that drawing with replacement misses it.
-        let best = winners(curves, |i| weights[i] > if curves.len() < 50 { 0.458 } else { 0.0 });
+    let exponents = resample(curves.len(), resamples, seed, Kind::Drawn, |weights| {
+        let best = winners(curves, |i| weights[i] > 0.0);
         line(&best).map_or(f64::NAN, |power| power.exponent)
     });
     let exponents: Vec<f64> = exponents.into_iter().filter(|x| x.is_finite()).collect();

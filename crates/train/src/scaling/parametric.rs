@@ -22,19 +22,19 @@ pub const DELTA: f64 = 1e-3;
 pub fn fit(points: &[Point]) -> Result<Law> {
     check(points)?;
     let problem = Problem::new(points, None);
-    let mut rough: Vec<[f64; 5]> = problem.grid();
-    rough.push(problem.inside(&projection::fit(points)?));
-    let mut ends: Vec<_> =
-        rough.into_par_iter().map(|start| minimise(start, 30, |x| problem.objective(x))).collect();
-    // Stable, so ties keep the grid's order whatever the threads did.
-    ends.sort_by(|a, b| a.value.total_cmp(&b.value));
-    let best = ends[..16]
-        .par_iter()
-        .map(|end| minimise(end.at, 2000, |x| problem.objective(x)))
-        .collect::<Vec<_>>();
-    let best =
-        best.into_iter().min_by(|a, b| a.value.total_cmp(&b.value)).expect("sixteen searches");
-    let law = problem.outside(&best.at);
+    let mut starts: Vec<[f64; 5]> = problem.grid();
+    starts.push(problem.inside(&projection::fit(points)?));
+    // Rounds: all starts a little, the better ones further, the best to the end.
+    for (steps, kept) in [(8, 256), (60, 16), (2000, 1)] {
+        let mut ends: Vec<_> = starts
+            .into_par_iter()
+            .map(|start| minimise(start, steps, |x| problem.objective(x)))
+            .collect();
+        // Stable, so that ties keep the grid's order whatever the threads did.
+        ends.sort_by(|a, b| a.value.total_cmp(&b.value));
+        starts = ends[..kept].iter().map(|end| end.at).collect();
+    }
+    let law = problem.outside(&starts[0]);
     if !law.plausible() {
         let detail = format!(
             "the best fit is {law:?}: the loss does not fall with both size and data; add runs at other budgets or leave out outliers"
