@@ -4,17 +4,21 @@
 //! pairs of forward and backward over one flat buffer of parameters; there is no graph that finds
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
+pub mod checkpoint;
 pub mod decoder;
 pub mod digest;
 mod error;
-pub mod keys;
-pub mod shard;
 pub mod evaluate;
-pub mod report;
-pub mod plan;
-pub mod scaling;
-pub mod order;
+pub mod keys;
 pub mod optimizer;
+pub mod order;
+pub mod plan;
+pub mod pretrain;
+pub mod recipe;
+pub mod report;
+pub mod scaling;
+pub mod schedule;
+pub mod shard;
 
 pub use error::{Error, Result};
 

@@ -19,6 +19,7 @@
 //! Domains".
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,24 @@ pub trait Documents {
 }
 
 impl<D: Documents + ?Sized> Documents for &D {
+    fn count(&self) -> usize {
+        (**self).count()
+    }
+
+    fn length(&self, document: usize) -> usize {
+        (**self).length(document)
+    }
+
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) {
+        (**self).tokens_of(document, out);
+    }
+
+    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) {
+        (**self).part_of(document, part, out);
+    }
+}
+
+impl<D: Documents + ?Sized> Documents for Arc<D> {
     fn count(&self) -> usize {
         (**self).count()
     }

@@ -266,6 +266,31 @@ impl Recipe {
         Recipe::parse(&table.to_string(), "the values that were set")
     }
 
+    /// The recipe of a run whose sizes and rates are all settled.
+    pub fn of_dial(dial: &dial::Defaults) -> Recipe {
+        Recipe {
+            depth: Some(dial.depth),
+            model: ModelPart {
+                dim: Some(dial.dim),
+                heads: Some(dial.heads),
+                kv_heads: Some(dial.kv_heads),
+                head_dim: Some(dial.head_dim),
+                ffn: Some(dial.ffn),
+                context: Some(dial.context),
+                tied: Some(dial.tied),
+                ..ModelPart::default()
+            },
+            train: TrainPart {
+                tokens: Some(dial.tokens),
+                batch_tokens: Some(dial.batch_tokens),
+                learning_rate: Some(dial.learning_rate),
+                warmup: Some(dial.warmup),
+                ..TrainPart::default()
+            },
+            ..Recipe::default()
+        }
+    }
+
     /// Fills every gap from the depth; `vocabulary` is the tokenizer's.
     ///
     /// # Errors

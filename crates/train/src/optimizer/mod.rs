@@ -13,7 +13,7 @@ mod muon;
 mod norm;
 mod parts;
 mod state;
-mod tensor;
+
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -23,7 +23,7 @@ use yushan_collective::Collective;
 use yushan_tensor::{Isa, Pool, update};
 
 pub use state::State;
-pub use tensor::{Kind, Tensor};
+use crate::decoder::{Kind, Tensor};
 
 use crate::{Error, Result};
 

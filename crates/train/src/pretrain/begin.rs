@@ -1,6 +1,7 @@
 //! How a run begins: the data is opened, the ranks agree, the memory is counted, and the last checkpoint read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use yushan_abi::TokenId;
@@ -10,11 +11,11 @@ use yushan_model::tokenizer::Tokenizer;
 use yushan_tensor::Pool;
 
 use super::spikes::Spikes;
-use super::{Job, Trainer, event, memory, tokenizer};
-use crate::checkpoint::{self, Snapshot};
+use super::{Job, SHARDS, Trainer, event, memory, tokenizer};
+use crate::checkpoint;
 use crate::decoder::{Decoder, layout};
 use crate::digest::{hex, sha256};
-use crate::optimizer::{self, Optimizer};
+use crate::optimizer::Optimizer;
 use crate::order::{Cut, Options, Order};
 use crate::recipe::Settings;
 use crate::report::{
@@ -34,6 +35,8 @@ pub struct Data {
     pub(super) token_bytes: Vec<u32>,
     /// UTF-8 bytes of a token of the training texts, on average.
     pub(super) bytes_per_token: f64,
+    /// `tokenizer.json`, as it is.
+    pub(super) tokenizer_json: Vec<u8>,
     /// SHA-256 of all of it, hexadecimal.
     pub(super) hash: String,
     files: Vec<DataFile>,
@@ -46,7 +49,7 @@ impl Data {
     /// A folder that is none, or is damaged; a tokenizer that does not fit.
     pub fn open(settings: &Settings) -> Result<(Shards, Data)> {
         let folder = &settings.data;
-        let train = Shards::open(folder, TRAIN, Check::Lazily)?;
+        let train = Shards::open(&folder.join(SHARDS), TRAIN, Check::Lazily)?;
         let tokenizer = tokenizer(folder)?;
         let vocabulary = settings.shape.vocabulary;
         if train.vocabulary() > vocabulary || tokenizer.vocabulary_size() > vocabulary {
@@ -65,7 +68,7 @@ impl Data {
         let mut hold_outs = Vec::new();
         for split in &train.manifest().splits {
             if split.name != TRAIN {
-                let shards = Shards::open(folder, &split.name, Check::Lazily)?;
+                let shards = Shards::open(&folder.join(SHARDS), &split.name, Check::Lazily)?;
                 hold_outs.push((split.name.clone(), shards));
             }
         }
@@ -81,6 +84,7 @@ impl Data {
         let data = Data {
             token_bytes: ids.map(bytes).collect(),
             bytes_per_token: text as f64 / tokens.max(1) as f64,
+            tokenizer_json: super::tokenizer_json(folder)?,
             hash: hex(&train.hash()),
             hold_outs,
             tokenizer,
@@ -124,6 +128,7 @@ impl<'a> Trainer<'a> {
         let settings = job.settings;
         let (rank, of) = (ranks.rank(), ranks.ranks());
         let (train, data) = Data::open(settings)?;
+        let train = Arc::new(train);
         agree(job, &data, ranks)?;
         if settings.rows() < of {
             let detail = format!(
@@ -153,10 +158,13 @@ impl<'a> Trainer<'a> {
             data,
             decoder,
             optimizer,
-            order: Order::new(train, options)?,
+            order: Order::new(train.clone(), options)?,
+            train,
+            options,
             spikes: Spikes::default(),
             step: 0,
             rollbacks: 0,
+            saved: None,
             log: None,
             before: 0.0,
             started: Instant::now(),
@@ -181,10 +189,12 @@ impl<'a> Trainer<'a> {
         };
         let mut events = Vec::new();
         if let Some(loaded) = found {
-            for damaged in &loaded.damaged {
-                events.push(Event::new(EventKind::FellBack, damaged.clone()));
+            for one in &loaded.rejected {
+                let detail = format!("{}: {}", one.path.display(), one.reason);
+                events.push(Event::new(EventKind::FellBack, detail));
             }
-            self.restore(&loaded.snapshot)?;
+            self.restore(&loaded.snapshot, true)?;
+            self.saved = Some(loaded.path);
             events.push(Event::new(EventKind::Resumed, format!("after step {}", self.step)));
         } else {
             events.push(Event::new(EventKind::Started, ""));
@@ -211,22 +221,41 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Takes weights, optimizer, step and spike window from a checkpoint; the data only when the run has not begun.
-    pub(super) fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
-        let state: State = serde_json::from_value(snapshot.metadata.clone())
-            .map_err(|e| Error::bad("checkpoint", format!("its state cannot be read: {e}")))?;
-        if state.settings != *self.job.settings {
-            let detail = "it is of another recipe; go on with the run's own, or start a new run";
-            return Err(Error::bad("checkpoint", detail));
+    /// What the run is, written once.
+    fn run_file(&self) -> RunFile {
+        let (job, settings) = (self.job, self.job.settings);
+        let shape = &settings.shape;
+        let matrices = if shape.tied { 1 } else { 2 };
+        RunFile {
+            name: settings.name.clone(),
+            recipe: toml::to_string(settings).unwrap_or_default(),
+            commands: job.commands.clone(),
+            shape: serde_json::to_value(shape).unwrap_or_default(),
+            parameters: Some(shape.parameters() as u64),
+            embedding_parameters: Some((matrices * shape.vocabulary * shape.dim) as u64),
+            steps: Some(settings.schedule.steps),
+            batch_tokens: Some(settings.batch_tokens as u64),
+            seed: Some(settings.seed),
+            ranks: Some(self.ranks.ranks() as u64),
+            environment: environment(job.threads, Some(job.peak)),
+            data: self.data.files.clone(),
+            code: job.code.clone(),
+            started: job.started.clone(),
+            price: (settings.per_hour > 0.0).then(|| Price {
+                per_hour: settings.per_hour,
+                currency: settings.currency.clone(),
+            }),
+            predicted: job.predicted.clone(),
         }
-        self.decoder.params_mut().copy_from_slice(&snapshot.params);
-        let optimizer = optimizer::State {
-            updates: state.updates,
-            vectors: snapshot.optimizer.clone(),
-        };
-        self.optimizer.restore(self.ranks, &optimizer)?;
-        self.spikes = state.spikes;
-        self.step = snapshot.step;
-        Ok(())
     }
+}
+
+/// Ranks that would train different things refuse to begin.
+fn agree(job: &Job<'_>, data: &Data, ranks: &mut dyn Collective) -> Result<()> {
+    let json = serde_json::to_vec(job.settings)
+        .map_err(|error| Error::bad("recipe", error.to_string()))?;
+    ranks.agree("the recipe", &sha256(&json))?;
+    ranks.agree("the data", data.hash.as_bytes())?;
+    ranks.agree("--resume", &[u8::from(job.resume)])?;
+    Ok(())
 }

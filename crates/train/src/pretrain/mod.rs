@@ -7,6 +7,7 @@
 
 mod begin;
 mod look;
+pub mod measure;
 pub mod memory;
 mod spikes;
 mod step;
@@ -17,12 +18,15 @@ use std::path::{Path, PathBuf};
 use yushan_collective::Collective;
 use yushan_model::tokenizer::Tokenizer;
 
-use crate::Result;
+use crate::{Error, Result};
 use crate::recipe::Settings;
 use crate::report::{Event, Line, Predicted};
 
 pub use begin::Data;
 pub use step::Trainer;
+
+/// Where the shards lie in a folder that `yushan data build` made; the tokenizer lies beside them.
+pub const SHARDS: &str = "shards";
 
 /// A run as it is asked for.
 pub struct Job<'a> {
@@ -42,6 +46,8 @@ pub struct Job<'a> {
     pub commands: Vec<String>,
     /// The version of the code.
     pub code: Option<String>,
+    /// When the run started, RFC 3339.
+    pub started: Option<String>,
     /// What is expected of the run.
     pub predicted: Option<Predicted>,
 }
@@ -103,7 +109,25 @@ pub fn tokenizer(data: &Path) -> Result<Tokenizer> {
     Ok(Tokenizer::from_hugging_face(data)?)
 }
 
+/// `tokenizer.json` of a folder of shards.
+fn tokenizer_json(data: &Path) -> Result<Vec<u8>> {
+    let path = data.join("tokenizer.json");
+    std::fs::read(&path).map_err(|error| Error::io("reading", path, error))
+}
+
 /// An event as a line of the log.
 fn event(step: u64, event: Event) -> Line {
     Line { step, event: Some(event), ..Line::default() }
+}
+
+impl crate::order::Documents for crate::shard::Shards {
+    fn count(&self) -> usize {
+        crate::shard::Documents::count(self)
+    }
+    fn length(&self, document: usize) -> usize {
+        crate::shard::Documents::length(self, document)
+    }
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) {
+        crate::shard::Documents::tokens_of(self, document, out).unwrap();
+    }
 }

@@ -1,5 +1,7 @@
 //! One rank's part of a run, and its steps.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use yushan_collective::{Collective, Combine, Overlap};
@@ -8,13 +10,16 @@ use yushan_tensor::Pool;
 use super::begin::Data;
 use super::spikes::{Spikes, Verdict};
 use super::{Job, Outcome, Watch, event};
-use crate::checkpoint;
+use crate::checkpoint::{self, Snapshot};
 use crate::decoder::{Decoder, Loss};
 use crate::optimizer::Optimizer;
-use crate::order::{Batch, Order};
+use crate::order::{Batch, Options, Order};
 use crate::report::{Event, EventKind, Line, Writer};
 use crate::shard::Shards;
 use crate::{Error, Result};
+
+/// Times that a run goes back from a spike before it gives up.
+const MOST_ROLLBACKS: u32 = 10;
 
 /// One rank of a run.
 pub struct Trainer<'a> {
@@ -22,12 +27,18 @@ pub struct Trainer<'a> {
     pub(super) ranks: &'a mut dyn Collective,
     pub(super) pool: Pool,
     pub(super) data: Data,
+    pub(super) train: Arc<Shards>,
+    pub(super) options: Options,
     pub(super) decoder: Decoder,
     pub(super) optimizer: Optimizer,
-    pub(super) order: Order<Shards>,
+    pub(super) order: Order<Arc<Shards>>,
     pub(super) spikes: Spikes,
     /// Steps done.
     pub(super) step: u64,
+    /// Times that the run went back from a spike since this start.
+    pub(super) rollbacks: u32,
+    /// The last checkpoint.
+    pub(super) saved: Option<PathBuf>,
     /// On rank 0.
     pub(super) log: Option<Writer>,
     /// Seconds of training before this start.
@@ -59,7 +70,6 @@ impl Trainer<'_> {
     /// Steps until the last one, or until somebody says stop.
     pub(super) fn run(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
         let steps = self.job.settings.schedule.steps;
-        let mut saved = self.step;
         let mut stopped = false;
         while self.step < steps && !stopped {
             let began = Instant::now();
@@ -73,7 +83,6 @@ impl Trainer<'_> {
                 Verdict::Skip(why) => self.skipped(why, watch)?,
                 Verdict::RollBack { before, why } => {
                     self.roll_back(before, why, watch)?;
-                    saved = self.step;
                     continue;
                 }
             }
@@ -91,22 +100,20 @@ impl Trainer<'_> {
             }
             if save {
                 self.save(watch)?;
-                saved = self.step;
             }
         }
         let finished = self.step == steps;
         let (kind, detail) = match finished {
             true => (EventKind::Finished, String::new()),
-            false => (EventKind::Stopped, format!("saved at step {saved}; go on with --resume")),
+            false => (EventKind::Stopped, "go on with --resume".to_owned()),
         };
         self.write(event(self.step, Event::new(kind, detail)), watch)?;
         self.ranks.barrier()?;
-        let folder = checkpoint::folder(&self.checkpoints(), saved);
         Ok(Outcome {
             step: self.step,
             finished,
             evaluation: self.evaluation.take(),
-            checkpoint: folder.exists().then_some(folder),
+            checkpoint: self.saved.take(),
         })
     }
 
@@ -173,19 +180,33 @@ impl Trainer<'_> {
     /// Weights and optimizer go back to a checkpoint from before; the data goes on, so that what led here is left out.
     fn roll_back(&mut self, before: u64, why: String, watch: &mut dyn Watch) -> Result<()> {
         let seen = self.step;
-        let found = checkpoint::load_before(&self.checkpoints(), before)?.ok_or_else(|| {
-            let detail = format!(
-                "{why}, and no checkpoint from before step {before}: lower train.learning_rate or make \
-                 train.warmup longer"
-            );
+        self.rollbacks += 1;
+        let advice = "lower train.learning_rate, or make train.warmup longer";
+        if self.rollbacks > MOST_ROLLBACKS {
+            let detail = format!("{why}; the run went back {MOST_ROLLBACKS} times already: {advice}");
+            return Err(Error::bad(format!("step {seen}"), detail));
+        }
+        let snapshot = self.checkpoint_before(before)?.ok_or_else(|| {
+            let detail = format!("{why}, and there is no checkpoint from before step {before}: {advice}");
             Error::bad(format!("step {seen}"), detail)
         })?;
-        self.restore(&found)?;
+        self.restore(&snapshot, false)?;
+        self.ranks.barrier()?;
         if let Some(log) = &mut self.log {
             log.rewind(self.step)?;
         }
         let detail = format!("{why}; back to step {}, and on with the rows after step {seen}", self.step);
         let event_ = Event { at: Some(seen), ..Event::new(EventKind::SpikeRolledBack, detail) };
         self.write(event(self.step, event_), watch)
+    }
+
+    /// The newest whole checkpoint of a step up to `before`.
+    fn checkpoint_before(&self, before: u64) -> Result<Option<Snapshot<'static>>> {
+        for (step, path) in checkpoint::list(&self.checkpoints())? {
+            if step <= before && let Ok(snapshot) = checkpoint::load(&path) {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
     }
 }
