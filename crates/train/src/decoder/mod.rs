@@ -1,0 +1,7 @@
+//! The decoder that is trained.
+
+mod layout;
+mod shape;
+
+pub use layout::{Kind, Tensor, layout};
+pub use shape::{IGNORE, Shape};
