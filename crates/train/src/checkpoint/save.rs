@@ -271,9 +271,10 @@ fn tidy(
             return removed;
         }
     };
-    let mut newest = 0;
+    let (mut newest, mut before) = (0, None);
     for (other, path) in found {
-        let replaced = step_of(&path, REPLACED).is_some();
+        // Of two of one step the first is the successor.
+        let replaced = before.replace(other) == Some(other);
         newest += usize::from(other <= step && !replaced);
         let milestone = keep.every > 0 && other.is_multiple_of(keep.every);
         let kept = other <= step && !replaced && (newest <= keep.newest.max(1) || milestone);
