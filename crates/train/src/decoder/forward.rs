@@ -1,10 +1,10 @@
 //! The forward pass, from token ids to losses; [`super::backward`] is its mirror.
 
 use yushan_abi::TokenId;
+use yushan_tensor::Pool;
 use yushan_tensor::gemm::Store;
 use yushan_tensor::train_attention::{self, Turns};
 use yushan_tensor::train_rows::{embed, gate, losses, normalize};
-use yushan_tensor::Pool;
 
 use super::shape::IGNORE;
 use super::workspace::{Workspace, causal};
@@ -58,7 +58,12 @@ impl Decoder {
         let gate_up = &mut s.gate_up[..rows * 2 * ffn];
         let norm = (&w[block.ffn_norm.clone()], norm_eps);
         normalize(pool, isa, middle, norm, normed, Some(&mut *next));
-        self.products.forward(pool, (normed, &w[block.gate_up.clone()]), dim, (gate_up, Store::Set));
+        self.products.forward(
+            pool,
+            (normed, &w[block.gate_up.clone()]),
+            dim,
+            (gate_up, Store::Set),
+        );
         gate(pool, isa, gate_up, ffn, hidden);
         self.products.forward(pool, (hidden, &w[block.down.clone()]), ffn, (next, Store::Add));
     }
@@ -75,7 +80,8 @@ impl Decoder {
         let head = &self.params[self.places.head.clone()];
         let some = work.cut.logit_rows;
         let rows = work.normed[..targets.len() * dim].chunks(some * dim);
-        for ((x, targets), out) in rows.zip(targets.chunks(some)).zip(work.losses.chunks_mut(some)) {
+        for ((x, targets), out) in rows.zip(targets.chunks(some)).zip(work.losses.chunks_mut(some))
+        {
             let logits = &mut work.logits[..targets.len() * vocabulary];
             self.products.forward(pool, (x, head), dim, (logits, Store::Set));
             let out = &mut out[..targets.len()];

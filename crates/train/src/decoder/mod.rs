@@ -76,8 +76,8 @@ impl Decoder {
         let mut random = Normal::new(seed);
         for tensor in layout(&decoder.shape) {
             let values = &mut decoder.params[tensor.range];
-            let writes = tensor.name.ends_with("o_proj.weight")
-                || tensor.name.ends_with("down_proj.weight");
+            let writes =
+                tensor.name.ends_with("o_proj.weight") || tensor.name.ends_with("down_proj.weight");
             let deviation = if writes { outputs } else { DEVIATION };
             match tensor.kind {
                 Kind::Norm => values.fill(1.0),
@@ -283,6 +283,3 @@ impl Normal {
         radius * cos
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -106,8 +106,10 @@ impl Shape {
     fn parameters_wide(&self) -> u128 {
         let [v, d, f, layers] =
             [self.vocabulary, self.dim, self.ffn, self.layers].map(|size| size as u128);
-        let (q, kv) =
-            (self.heads as u128 * self.head_dim as u128, self.kv_heads as u128 * self.head_dim as u128);
+        let (q, kv) = (
+            self.heads as u128 * self.head_dim as u128,
+            self.kv_heads as u128 * self.head_dim as u128,
+        );
         let block = 2 * d + d * (q + 2 * kv) + d * q + 3 * d * f;
         (if self.tied { 1 } else { 2 }) * v * d + layers * block + d
     }
@@ -159,7 +161,8 @@ pub(crate) mod tests {
             rope_base: 10_000.0,
         };
         assert_eq!(t1.parameters(), 7_155_360);
-        let t2 = Shape { dim: 512, layers: 8, heads: 8, kv_heads: 8, head_dim: 64, ffn: 1376, ..t1 };
+        let t2 =
+            Shape { dim: 512, layers: 8, heads: 8, kv_heads: 8, head_dim: 64, ffn: 1376, ..t1 };
         assert_eq!(t2.parameters(), 27_402_752);
     }
 

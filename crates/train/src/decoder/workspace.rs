@@ -179,7 +179,8 @@ impl Workspace {
         match &mut self.kept {
             Kept::Everything => {}
             Kept::Halves(all) => {
-                let (mut rest, lse) = (&mut all[l].0[..], &mut all[l].1);
+                let (rounded, lse) = &mut all[l];
+                let mut rest = &mut rounded[..];
                 lse.copy_from_slice(&saved.lse);
                 for values in saved.rounded() {
                     let (part, left) = rest.split_at_mut(values.len());
@@ -220,8 +221,7 @@ fn turns(shape: &Shape, time: usize) -> (Vec<f32>, Vec<f32>) {
     let (d, base) = (shape.head_dim, f64::from(shape.rope_base));
     let frequencies: Vec<f32> =
         (0..d / 2).map(|i| base.powf(-(2.0 * i as f64) / d as f64) as f32).collect();
-    let angles =
-        (0..time).flat_map(|t| frequencies.iter().map(move |f| f64::from(t as f32 * f)));
+    let angles = (0..time).flat_map(|t| frequencies.iter().map(move |f| f64::from(t as f32 * f)));
     angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
 }
 
@@ -256,7 +256,8 @@ impl Memory {
         Memory {
             parameters: 8 * shape.parameters() as u64,
             activations: rows * activations,
-            buffers: 4 * (rows * between as u64 + logits + turns) + Scratch::bytes(threads, &causal),
+            buffers: 4 * (rows * between as u64 + logits + turns)
+                + Scratch::bytes(threads, &causal),
         }
     }
 
