@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod decoder;
+pub mod corpus;
 pub mod digest;
 mod error;
 pub mod evaluate;
