@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod decoder;
 pub mod corpus;
 pub mod digest;
+pub mod bpe;
 mod error;
 pub mod evaluate;
 pub mod keys;

@@ -18,6 +18,7 @@ mod into_gguf;
 mod merge;
 mod pieces;
 mod pipeline;
+mod pre_tokenizer;
 mod special;
 mod split;
 mod stream;
@@ -43,6 +44,7 @@ use split::Rule;
 use vocabulary::{TokenKind, Vocabulary};
 
 pub use infill::InfillIds;
+pub use pre_tokenizer::PreTokenizer;
 pub use special::Special;
 pub use stream::StreamDecoder;
 #[cfg(test)]
