@@ -18,6 +18,9 @@ use crate::isa::{Isa, Set};
 /// Copies a panel of `width` columns (fewer at the edge: the rest becomes zero) over `k` rows.
 type Pack = unsafe fn(from: Source, k: usize, columns: usize, to: *mut f32);
 
+/// Floats of the largest tile.
+const EDGE: usize = 14 * super::WIDEST;
+
 /// The entry points of an instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel {
@@ -220,17 +223,36 @@ unsafe fn tile<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
             a = a.wrapping_add(step);
             b = b.wrapping_add(panel.b_step);
         }
-        for r in 0..R {
-            let c = c.add(r * panel.c_stride);
-            if panel.columns == N * V::WIDTH {
+        // Each case in a loop of its own: the sums must not be indexed by anything but constants.
+        let (width, stride) = (N * V::WIDTH, panel.c_stride);
+        if panel.columns < width {
+            let mut all = [0f32; EDGE];
+            put::<V, R, N>(&sums, all.as_mut_ptr(), width);
+            edge(panel, &all, width, R, c);
+        } else if panel.add {
+            for r in 0..R {
                 for j in 0..N {
-                    let to = c.add(j * V::WIDTH);
-                    let sum = if panel.add { V::load(to).add(sums[r][j]) } else { sums[r][j] };
-                    sum.store(to);
+                    let c = c.wrapping_add(r * stride + j * V::WIDTH);
+                    V::load(c).add(sums[r][j]).store(c);
                 }
-            } else {
-                edge(panel, &sums[r], c);
             }
+        } else {
+            put::<V, R, N>(&sums, c, stride);
+        }
+    }
+}
+
+/// Stores a tile.
+#[inline(always)]
+unsafe fn put<V: Lanes, const R: usize, const N: usize>(
+    sums: &[[V; N]; R],
+    c: *mut f32,
+    stride: usize,
+) {
+    for r in 0..R {
+        for j in 0..N {
+            // SAFETY: as in `tile`.
+            unsafe { sums[r][j].store(c.wrapping_add(r * stride + j * V::WIDTH)) };
         }
     }
 }
@@ -258,18 +280,17 @@ unsafe fn one_step<V: Lanes, const R: usize, const N: usize>(
     }
 }
 
-/// A row of a tile of which only the first columns are in C.
-#[inline(always)]
-unsafe fn edge<V: Lanes, const N: usize>(panel: &Panel, sums: &[V; N], c: *mut f32) {
-    let mut row = [0f32; super::WIDEST];
-    // SAFETY: N vectors fit in the widest panel; C has the panel's columns.
-    unsafe {
-        for j in 0..N {
-            sums[j].store(row.as_mut_ptr().add(j * V::WIDTH));
-        }
-        for j in 0..panel.columns {
-            let to = c.add(j);
-            *to = if panel.add { *to + row[j] } else { row[j] };
+/// Stores the columns of a tile that are in C.
+#[cold]
+#[inline(never)]
+unsafe fn edge(panel: &Panel, tile: &[f32; EDGE], width: usize, rows: usize, c: *mut f32) {
+    for (r, row) in tile.chunks_exact(width).enumerate().take(rows) {
+        for (j, sum) in row.iter().enumerate().take(panel.columns) {
+            // SAFETY: C has the panel's columns, and the rows of the tile.
+            unsafe {
+                let c = c.add(r * panel.c_stride + j);
+                *c = if panel.add { *c + sum } else { *sum };
+            }
         }
     }
 }
