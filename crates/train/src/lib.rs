@@ -7,5 +7,22 @@
 pub mod decoder;
 mod error;
 pub mod optimizer;
+pub mod plan;
+pub mod scaling;
 
 pub use error::{Error, Result};
+
+/// A folder or file of the shared data, or `None` with a word on stderr.
+#[cfg(test)]
+pub(crate) fn shared_data(name: &str) -> Option<std::path::PathBuf> {
+    let root = std::env::var_os("YUSHAN_SHARED").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        std::path::PathBuf::from,
+    );
+    let path = root.join("data").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: shared data not found: {}", path.display());
+    None
+}
