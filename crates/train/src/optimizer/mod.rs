@@ -14,7 +14,6 @@ mod norm;
 mod parts;
 mod state;
 
-
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -23,8 +22,8 @@ use yushan_collective::Collective;
 use yushan_tensor::{Isa, Pool, update};
 
 pub use state::State;
-use crate::decoder::{Kind, Tensor};
 
+use crate::decoder::{Kind, Tensor};
 use crate::{Error, Result};
 
 /// Which rule moves the matrices of the blocks. All else moves by AdamW.
@@ -217,7 +216,7 @@ impl Optimizer {
         let clip = self.config.clip;
         let scale = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
         self.adamw(pool, params, grads, rate, scale as f32);
-        self.muon_matrices(pool, params, grads, rate, scale as f32);
+        self.muon(pool, params, grads, rate, scale as f32);
         ranks.all_gather(params, &self.parts)?;
         Ok(Step { norm, applied: true })
     }

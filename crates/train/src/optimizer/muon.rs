@@ -5,6 +5,7 @@
 //! al. 2025 (arXiv 2502.16982, section 2.2) gives the update the root mean square of AdamW's, so that
 //! one learning rate and one decay serve all parameters.
 
+use yushan_tensor::gemm::{self, Operand, Store, Target};
 use yushan_tensor::{Isa, Pool, update};
 
 use super::Optimizer;
@@ -27,10 +28,11 @@ pub(super) struct Scratch {
     /// `(small, small)`, twice.
     gram: Vec<f32>,
     square: Vec<f32>,
+    products: gemm::Workspace,
 }
 
 impl Optimizer {
-    pub(super) fn muon_matrices(
+    pub(super) fn muon(
         &mut self,
         pool: &mut Pool,
         params: &mut [f32],
@@ -59,55 +61,34 @@ impl Optimizer {
 impl Scratch {
     /// `x`, `(rows, columns)`: all singular values to about 1.
     fn orthogonalize(&mut self, pool: &mut Pool, isa: Isa, (rows, columns): (usize, usize)) {
+        let Scratch { x, next, gram, square, products } = self;
         let small = rows.min(columns);
-        let norm = update::sum_of_squares(isa, &self.x).sqrt();
-        self.next.resize(self.x.len(), 0.0);
-        self.gram.resize(small * small, 0.0);
-        self.square.resize(small * small, 0.0);
-        update::scaled(isa, (1.0 / norm.max(1e-7)) as f32, &self.x, &mut self.next);
-        std::mem::swap(&mut self.x, &mut self.next);
+        let norm = update::sum_of_squares(isa, x).sqrt();
+        next.resize(x.len(), 0.0);
+        gram.resize(small * small, 0.0);
+        square.resize(small * small, 0.0);
+        update::scaled(isa, (1.0 / norm.max(1e-7)) as f32, x, next);
+        std::mem::swap(x, next);
         for _ in 0..STEPS {
-            // The Gram matrix of the smaller side.
-            if rows <= columns {
-                product(
-                    pool,
-                    (&self.x, (rows, columns), false),
-                    (&self.x, (rows, columns), true),
-                    &mut self.gram,
-                );
-            } else {
-                product(
-                    pool,
-                    (&self.x, (rows, columns), true),
-                    (&self.x, (rows, columns), false),
-                    &mut self.gram,
-                );
-            }
-            let gram = (&self.gram[..], (small, small), false);
-            product(pool, gram, gram, &mut self.square);
-            update::blend(isa, B, C, &mut self.gram, &self.square);
-            // a x as well comes from the product: a on the diagonal.
-            self.gram.iter_mut().step_by(small + 1).for_each(|diagonal| *diagonal += A);
-            let gram = (&self.gram[..], (small, small), false);
-            let x = (&self.x[..], (rows, columns), false);
-            let (left, right) = if rows <= columns { (gram, x) } else { (x, gram) };
-            product(pool, left, right, &mut self.next);
-            std::mem::swap(&mut self.x, &mut self.next);
+            let whole = Operand::new(x, rows, columns);
+            // The Gram matrix of the smaller side; for the larger one, x' = x (a + b x^T x + ..).
+            let (left, right) =
+                if rows <= columns { (whole, whole.t()) } else { (whole.t(), whole) };
+            gemm::gemm(pool, isa, products, left, right, to(gram, small));
+            let side = Operand::new(gram, small, small);
+            gemm::gemm(pool, isa, products, side, side, to(square, small));
+            update::blend(isa, B, C, gram, square);
+            // a x comes from the product as well: a on the diagonal.
+            gram.iter_mut().step_by(small + 1).for_each(|diagonal| *diagonal += A);
+            let side = Operand::new(gram, small, small);
+            let (left, right) = if rows <= columns { (side, whole) } else { (whole, side) };
+            gemm::gemm(pool, isa, products, left, right, to(next, columns));
+            std::mem::swap(x, next);
         }
     }
 }
 
-type Operand<'a> = (&'a [f32], (usize, usize), bool);
-
-fn product(_pool: &mut Pool, a: Operand<'_>, b: Operand<'_>, out: &mut [f32]) {
-    let dims = |m: &Operand<'_>| if m.2 { (m.1.1, m.1.0) } else { m.1 };
-    let at = |m: &Operand<'_>, i: usize, j: usize| {
-        if m.2 { m.0[j * m.1.1 + i] } else { m.0[i * m.1.1 + j] }
-    };
-    let ((rows, inner), (_, columns)) = (dims(&a), dims(&b));
-    for i in 0..rows {
-        for j in 0..columns {
-            out[i * columns + j] = (0..inner).map(|k| at(&a, i, k) * at(&b, k, j)).sum();
-        }
-    }
+/// A dense result, `stride` columns wide.
+fn to(data: &mut [f32], stride: usize) -> Target<'_> {
+    Target { data, stride, store: Store::Set }
 }

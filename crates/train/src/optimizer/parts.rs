@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::{Algorithm, Kind, Tensor};
+use super::Algorithm;
+use crate::decoder::{Kind, Tensor};
 
 /// Work of AdamW for an element, in floating-point operations of a matrix product that take as long: its
 /// pass moves 28 bytes.

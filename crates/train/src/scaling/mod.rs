@@ -9,11 +9,13 @@
 pub mod bootstrap;
 pub mod envelope;
 pub mod isoflop;
+pub mod ladder;
 pub mod law;
 pub mod lbfgs;
 mod least_squares;
 pub mod parametric;
 pub mod projection;
+pub mod runner;
 
 pub use law::Law;
 
