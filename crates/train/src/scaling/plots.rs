@@ -210,6 +210,7 @@ fn draw(
         content(&mut chart)?;
         chart
             .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
             .label_font(LETTERS)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))
