@@ -72,6 +72,34 @@ impl Default for AlignedBytes {
     }
 }
 
+/// Zeroed floats on 64-byte boundaries, on huge pages when they are many.
+#[derive(Default)]
+pub struct Floats(AlignedBytes);
+
+impl Floats {
+    /// `length` zeros. Memory is taken when they are written.
+    ///
+    /// # Panics
+    /// As [`AlignedBytes::zeroed`].
+    pub fn zeroed(length: usize) -> Self {
+        Self(AlignedBytes::zeroed(length.checked_mul(4).expect("a length that fits memory")))
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
 /// Anonymous memory.
 struct Mapping {
     start: *mut u8,

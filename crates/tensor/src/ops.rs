@@ -8,7 +8,7 @@ use crate::isa::multiversion;
 
 /// Adds 16 lanes in one fixed order.
 #[inline(always)]
-fn add_lanes(mut lanes: [f32; 16]) -> f32 {
+pub(crate) fn add_lanes(mut lanes: [f32; 16]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] += lanes[i + half];
@@ -19,7 +19,7 @@ fn add_lanes(mut lanes: [f32; 16]) -> f32 {
 
 /// `1 / sqrt(mean(x^2) + eps)`.
 #[inline(always)]
-fn inverse_root(x: &[f32], eps: f32) -> f32 {
+pub(crate) fn inverse_root(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0f32; 16];
     let parts = x.chunks_exact(16);
     for (lane, v) in lanes.iter_mut().zip(parts.remainder()) {
@@ -60,7 +60,7 @@ multiversion! {
 ///
 /// Cody–Waite reduction to |r| <= ln2 / 2 and a degree-6 polynomial.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0;
     let clamped = if x > 88.0 { 88.0 } else { x };
     let clamped = if clamped > -87.3 { clamped } else { -87.3 };

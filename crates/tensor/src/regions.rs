@@ -27,7 +27,7 @@ const QUERIES: usize = 64;
 
 /// A buffer that threads write in disjoint places.
 #[derive(Clone, Copy)]
-struct Shared<T> {
+pub(crate) struct Shared<T> {
     start: *mut T,
     length: usize,
 }
@@ -38,13 +38,13 @@ unsafe impl<T> Sync for Shared<T> {}
 unsafe impl<T> Send for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn of(buffer: &mut [T]) -> Self {
+    pub(crate) fn of(buffer: &mut [T]) -> Self {
         Self { start: buffer.as_mut_ptr(), length: buffer.len() }
     }
 
     /// # Safety
     /// No other thread holds an overlapping range, and the buffer outlives the result.
-    unsafe fn slice<'a>(&self, range: Range<usize>) -> &'a mut [T] {
+    pub(crate) unsafe fn slice<'a>(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.length);
         // SAFETY: in range by the assertion; exclusive by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }

@@ -4,7 +4,9 @@
 //! pairs of forward and backward over one flat buffer of parameters; there is no graph that finds
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
+pub mod decoder;
 mod error;
+pub mod optimizer;
 pub mod plan;
 pub mod scaling;
 

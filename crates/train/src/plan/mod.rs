@@ -3,6 +3,7 @@
 //! The key decision: everything is computed from first principles (FLOPs, bytes, prices), and every
 //! assumption that goes in is printed beside what comes out. Nothing is trained or downloaded here.
 
+pub mod communication;
 pub mod dial;
 pub mod sizes;
 

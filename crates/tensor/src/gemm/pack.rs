@@ -1,0 +1,103 @@
+//! Copies into panels: element `(k, j)` of a panel of `W` columns lies at `k * W + j`.
+//!
+//! The key decision: a source whose columns lie side by side is copied row by row; one that lies along
+//! k is transposed in registers, 8 x 8 at a time. Columns past the edge become zero.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use super::Source;
+
+/// Plain Rust.
+///
+/// # Safety
+/// `from` has `k` rows and `columns` columns, `to` room for `k * W` floats; `columns <= W`.
+pub(super) unsafe fn plain<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
+    for step in 0..k {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let to = to.add(step * W);
+            if from.column == 1 && columns == W {
+                std::ptr::copy_nonoverlapping(from.start.add(step * from.row), to, W);
+                continue;
+            }
+            for j in 0..W {
+                let value = from.start.wrapping_add(step * from.row + j * from.column);
+                *to.add(j) = if j < columns { *value } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// As [`plain`].
+///
+/// # Safety
+/// As [`plain`], and the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn avx2<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
+    // SAFETY: the caller's promise; `whole` rows are a multiple of 8, each 8 x 8 square lies inside.
+    unsafe {
+        if from.row != 1 || columns < W {
+            return plain::<W>(from, k, columns, to);
+        }
+        let whole = k - k % 8;
+        for step in (0..whole).step_by(8) {
+            for j in (0..W).step_by(8) {
+                let width = if W - j < 8 { W - j } else { 8 };
+                let mut rows = [_mm256_setzero_ps(); 8];
+                for (r, row) in rows.iter_mut().enumerate().take(width) {
+                    *row = _mm256_loadu_ps(from.start.add(step + (j + r) * from.column));
+                }
+                for (r, row) in transposed(rows).into_iter().enumerate() {
+                    store(row, to.add((step + r) * W + j), width);
+                }
+            }
+        }
+        plain::<W>(from.at(whole, 0), k - whole, columns, to.add(whole * W));
+    }
+}
+
+/// The first `width` (6 or 8) floats.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store(row: __m256, to: *mut f32, width: usize) {
+    // SAFETY: the caller gives room for `width` floats.
+    unsafe {
+        if width == 8 {
+            _mm256_storeu_ps(to, row);
+        } else {
+            _mm_storeu_ps(to, _mm256_castps256_ps128(row));
+            _mm_storel_pd(to.add(4).cast(), _mm_castps_pd(_mm256_extractf128_ps::<1>(row)));
+        }
+    }
+}
+
+/// Rows become columns.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transposed(r: [__m256; 8]) -> [__m256; 8] {
+    let mut pairs = [r[0]; 8];
+    for i in 0..4 {
+        pairs[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    // Column c and c + 4 of rows 0..4 and of rows 4..8.
+    let mut fours = [r[0]; 8];
+    for half in 0..2 {
+        let p = &pairs[4 * half..];
+        fours[4 * half] = _mm256_shuffle_ps::<0x44>(p[0], p[2]);
+        fours[4 * half + 1] = _mm256_shuffle_ps::<0xee>(p[0], p[2]);
+        fours[4 * half + 2] = _mm256_shuffle_ps::<0x44>(p[1], p[3]);
+        fours[4 * half + 3] = _mm256_shuffle_ps::<0xee>(p[1], p[3]);
+    }
+    let mut columns = [r[0]; 8];
+    for c in 0..4 {
+        columns[c] = _mm256_permute2f128_ps::<0x20>(fours[c], fours[4 + c]);
+        columns[4 + c] = _mm256_permute2f128_ps::<0x31>(fours[c], fours[4 + c]);
+    }
+    columns
+}
