@@ -14,7 +14,9 @@ pub mod law;
 pub mod lbfgs;
 mod least_squares;
 pub mod parametric;
+pub mod plots;
 pub mod projection;
+pub mod report;
 pub mod runner;
 
 pub use law::Law;
