@@ -4,6 +4,7 @@
 //! reads the files again and writes the text. Every line fits, and nothing that a model wrote can
 //! steer the terminal.
 
+use super::curve::smooth;
 use super::log::{EventKind, Line};
 use super::plot::short;
 use super::run::{Facts, Run};
@@ -32,7 +33,11 @@ pub fn screen(run: &Run, width: usize, height: usize) -> String {
     let plots: Vec<Vec<String>> = curves
         .iter()
         .map(|(title, figure)| {
-            let plot = plot(title, &run.curve(figure), cell, high);
+            let points = run.curve(figure);
+            // Noise of more steps than there are dots would fill the whole plot.
+            let dense = points.len() > 4 * cell;
+            let points = if dense { smooth(&points) } else { points };
+            let plot = plot(title, &points, cell, high);
             plot.lines().map(str::to_owned).collect()
         })
         .collect();
