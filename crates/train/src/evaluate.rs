@@ -18,6 +18,8 @@ pub use cloze::cloze;
 pub use completions::{CompletionRequest, Completions};
 pub use hold_out::{Document, Windows, bits_per_byte};
 pub use interval::Interval;
+#[cfg(test)]
+pub(crate) use interval::Random;
 pub use items::{Form, Item, Items};
 pub use likelihood::{Engine, Likelihood};
 

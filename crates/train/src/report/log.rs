@@ -5,6 +5,9 @@
 //! lines after S, so that the curve is one: the log of an interrupted run has the steps of an unbroken
 //! one. Lines that are kept are never written anew: their bytes stay.
 //!
+//! A number is written so that it reads back as it was, but a reader of JSON may miss its last bit: whether two logs
+//! are the same is asked of their text.
+//!
 //! The reader takes what it can: a line that is none is counted, named and left out. Not here: what is
 //! drawn of it.
 
