@@ -12,8 +12,8 @@
 //! - batch ∝ tokens^0.383 (Power Lines, arXiv 2505.13738), anchored at 16,384 tokens for a run of 50 M. There
 //!   the published laws say 11 k (DeepSeek LLM, arXiv 2401.02954, 0.292 C^0.3271 at C = 1e14), 14 k (Step Law,
 //!   arXiv 2503.04715, 0.58 D^0.571), and more for large accelerators, where a larger batch costs no time.
-//! - AdamW's rate ∝ sqrt(batch / dim), the usual correction of both; Muon's ∝ sqrt(batch) alone, since its
-//!   update is already normalised by the width.
+//! - the rate ∝ sqrt(batch / dim), the usual correction of both. Muon's update is scaled to the size of AdamW's
+//!   (arXiv 2502.16982), so one rate serves both.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,10 +59,8 @@ pub struct Defaults {
     pub batch_tokens: usize,
     /// Updates: tokens / batch_tokens.
     pub steps: u64,
-    /// Peak rate of AdamW.
+    /// Peak rate.
     pub learning_rate: f64,
-    /// Peak rate of Muon's matrices (update scaled by sqrt(max(1, rows / columns))).
-    pub matrix_lr: f64,
     /// Updates of linear warm-up.
     pub warmup: u64,
 }
@@ -89,10 +87,8 @@ pub struct Overrides {
     pub tokens: Option<u64>,
     /// Tokens between updates.
     pub batch_tokens: Option<usize>,
-    /// Rate of AdamW.
+    /// Peak rate.
     pub learning_rate: Option<f64>,
-    /// Rate of Muon.
-    pub matrix_lr: Option<f64>,
     /// Updates of warm-up.
     pub warmup: Option<u64>,
 }
@@ -147,16 +143,10 @@ pub fn with(depth: usize, vocabulary: usize, set: &Overrides) -> Result<Defaults
     }
     let steps = (tokens / batch_tokens as u64).max(1);
     let learning_rate = set.learning_rate.unwrap_or_else(|| learning_rate(sizes.dim, batch_tokens));
-    let matrix_lr = set.matrix_lr.unwrap_or_else(|| matrix_lr(batch_tokens));
-    for (name, rate) in [("learning_rate", learning_rate), ("matrix_lr", matrix_lr)] {
-        if !(rate > 0.0 && rate.is_finite()) {
-            return Err(Error::bad(
-                name,
-                format!(
-                    "{rate}; a positive number is needed (the dial's own is near 0.002 and 0.01)"
-                ),
-            ));
-        }
+    if !(learning_rate > 0.0 && learning_rate.is_finite()) {
+        let detail =
+            format!("{learning_rate}; a positive number is needed (the dial's own is near 0.002)");
+        return Err(Error::bad("learning_rate", detail));
     }
     let Sizes { dim, heads, kv_heads, head_dim, ffn, context, tied, .. } = sizes;
     Ok(Defaults {
@@ -173,7 +163,6 @@ pub fn with(depth: usize, vocabulary: usize, set: &Overrides) -> Result<Defaults
         batch_tokens,
         steps,
         learning_rate,
-        matrix_lr,
         warmup: set.warmup.unwrap_or_else(|| warmup(steps)),
     })
 }
@@ -185,14 +174,9 @@ pub fn batch(tokens: f64, context: usize) -> usize {
     context << rows as u32
 }
 
-/// AdamW's peak rate: 1.5e-3 at width 384 and a batch of 16,384 tokens; at most 4e-3.
+/// The peak rate: 1.5e-3 at width 384 and a batch of 16,384 tokens; at most 4e-3.
 pub fn learning_rate(dim: usize, batch_tokens: usize) -> f64 {
     (1.5e-3 * (384.0 / dim as f64).sqrt() * (batch_tokens as f64 / ANCHOR.1).sqrt()).min(4e-3)
-}
-
-/// Muon's peak rate: 0.01 at a batch of 16,384 tokens; at most 0.03.
-pub fn matrix_lr(batch_tokens: usize) -> f64 {
-    (0.01 * (batch_tokens as f64 / ANCHOR.1).sqrt()).min(0.03)
 }
 
 /// Updates of warm-up: a fiftieth of the run, at least 10, at most a tenth and 2,000.
@@ -297,7 +281,6 @@ mod tests {
             tokens: Some(8192 * 7),
             batch_tokens: Some(8192),
             learning_rate: Some(5e-4),
-            matrix_lr: Some(0.02),
             warmup: Some(3),
         };
         let d = with(6, 4096, &all).unwrap();
@@ -305,7 +288,7 @@ mod tests {
             (d.dim, d.heads, d.kv_heads, d.head_dim, d.ffn, d.tied, d.steps, d.warmup),
             (288, 6, 3, 48, 768, false, 7, 3)
         );
-        assert_eq!((d.learning_rate, d.matrix_lr, d.tokens), (5e-4, 0.02, 57344));
+        assert_eq!((d.learning_rate, d.tokens), (5e-4, 57344));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::recipe::Settings;
 use crate::report::{
     DataFile, Event, EventKind, Kept, Price, RunFile, Writer, environment,
 };
-use crate::shard::{Check, Documents, Shards, TRAIN};
+use crate::shard::{Check, Shards, TRAIN};
 use crate::{Error, Result};
 
 /// What a run reads: the split it trains on, those that were held out, the tokenizer.

@@ -127,7 +127,7 @@ impl Run {
         let plain = |run: &Run| {
             let mut run = run.clone();
             let Run { budget, settings, .. } = &mut run;
-            for x in [budget, &mut settings.learning_rate, &mut settings.matrix_lr] {
+            for x in [budget, &mut settings.learning_rate] {
                 *x = format!("{x:.9e}").parse().unwrap_or(*x);
             }
             run
