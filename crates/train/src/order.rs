@@ -43,13 +43,20 @@ pub trait Documents {
     fn length(&self, document: usize) -> usize;
 
     /// Appends the tokens of one of them.
-    fn tokens_of(&self, document: usize, out: &mut Vec<u32>);
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) -> Result<()>;
 
     /// Appends a part of one of them. Worth writing where documents are much longer than a row.
-    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) {
+    ///
+    /// # Errors
+    /// As [`Documents::tokens_of`].
+    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
         let mut whole = Vec::new();
-        self.tokens_of(document, &mut whole);
+        self.tokens_of(document, &mut whole)?;
         out.extend_from_slice(whole.get(part).unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -62,12 +69,12 @@ impl<D: Documents + ?Sized> Documents for &D {
         (**self).length(document)
     }
 
-    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) {
-        (**self).tokens_of(document, out);
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) -> Result<()> {
+        (**self).tokens_of(document, out)
     }
 
-    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) {
-        (**self).part_of(document, part, out);
+    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        (**self).part_of(document, part, out)
     }
 }
 
@@ -80,12 +87,12 @@ impl<D: Documents + ?Sized> Documents for Arc<D> {
         (**self).length(document)
     }
 
-    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) {
-        (**self).tokens_of(document, out);
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) -> Result<()> {
+        (**self).tokens_of(document, out)
     }
 
-    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) {
-        (**self).part_of(document, part, out);
+    fn part_of(&self, document: usize, part: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        (**self).part_of(document, part, out)
     }
 }
 
@@ -474,11 +481,11 @@ impl<D: Documents> Order<D> {
             let end = out.len() + take;
             match self.cursor.options.bos {
                 Some(bos) => out.push(bos),
-                None => self.documents.part_of(document, 0..1, out),
+                None => self.documents.part_of(document, 0..1, out)?,
             }
             if take > 1 {
                 let from = from + self.own_bos();
-                self.documents.part_of(document, from..from + take - 1, out);
+                self.documents.part_of(document, from..from + take - 1, out)?;
             }
             if out.len() != end {
                 let detail = format!(

@@ -253,6 +253,20 @@ impl Documents for Shards {
     }
 }
 
+impl crate::order::Documents for Shards {
+    fn count(&self) -> usize {
+        Documents::count(self)
+    }
+
+    fn length(&self, document: usize) -> usize {
+        Documents::length(self, document)
+    }
+
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) -> Result<()> {
+        Documents::tokens_of(self, document, out)
+    }
+}
+
 impl Open {
     fn check(&self) -> Result<()> {
         let checked = self.checked.get_or_init(|| {

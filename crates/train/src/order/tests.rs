@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use crate::Result;
+
 use super::{Batch, Cursor, Cut, Documents, Options, Order, WAITING, mix, permuted};
 
 const BOS: u32 = 4_000_000_000;
@@ -21,9 +23,10 @@ impl Documents for Numbered {
         self.lengths[document] + usize::from(self.bos)
     }
 
-    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) {
+    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) -> Result<()> {
         out.extend(self.bos.then_some(BOS));
         out.extend((0..self.lengths[document]).map(|at| (document * 1000 + at) as u32));
+        Ok(())
     }
 }
 
@@ -235,7 +238,7 @@ fn a_million_documents_are_passed_over_by_length() {
         fn length(&self, document: usize) -> usize {
             mix(document as u64) as usize % 900 + 1
         }
-        fn tokens_of(&self, _: usize, _: &mut Vec<u32>) {
+        fn tokens_of(&self, _: usize, _: &mut Vec<u32>) -> Result<()> {
             panic!("passing over reads nothing");
         }
     }
@@ -303,8 +306,9 @@ fn what_does_not_fit_is_said() {
         fn length(&self, _: usize) -> usize {
             10
         }
-        fn tokens_of(&self, _: usize, out: &mut Vec<u32>) {
+        fn tokens_of(&self, _: usize, out: &mut Vec<u32>) -> Result<()> {
             out.extend(0..9);
+            Ok(())
         }
     }
     let text = Order::new(Short, fine).unwrap().next(1, 0, 1).unwrap_err().to_string();

@@ -29,11 +29,11 @@ pub(super) struct Identity {
 }
 
 /// The decoder that is being trained, asked for likelihoods.
-pub struct Reader<'a> {
+pub(super) struct Reader<'a> {
     /// The decoder.
-    pub decoder: &'a mut Decoder,
+    pub(super) decoder: &'a mut Decoder,
     /// Its threads.
-    pub pool: &'a mut Pool,
+    pub(super) pool: &'a mut Pool,
 }
 
 impl Likelihood for Reader<'_> {

@@ -119,15 +119,3 @@ fn tokenizer_json(data: &Path) -> Result<Vec<u8>> {
 fn event(step: u64, event: Event) -> Line {
     Line { step, event: Some(event), ..Line::default() }
 }
-
-impl crate::order::Documents for crate::shard::Shards {
-    fn count(&self) -> usize {
-        crate::shard::Documents::count(self)
-    }
-    fn length(&self, document: usize) -> usize {
-        crate::shard::Documents::length(self, document)
-    }
-    fn tokens_of(&self, document: usize, out: &mut Vec<u32>) {
-        crate::shard::Documents::tokens_of(self, document, out).unwrap();
-    }
-}

@@ -23,7 +23,7 @@ const PATIENCE: u32 = 4;
 
 /// What the last losses were, and how many in a row were too high. Saved with a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Spikes {
+pub(super) struct Spikes {
     recent: VecDeque<f32>,
     high: u32,
     not_a_number: u32,
@@ -33,7 +33,7 @@ pub struct Spikes {
 
 /// What is to be done after a step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Update the weights.
     Update,
     /// Leave the weights as they are; why.
@@ -49,7 +49,7 @@ pub enum Verdict {
 
 impl Spikes {
     /// Judges the loss (nats a token) and the norm of the gradient of `step`, before the weights are updated.
-    pub fn judge(&mut self, step: u64, loss: f32, grad_norm: f32) -> Verdict {
+    pub(super) fn judge(&mut self, step: u64, loss: f32, grad_norm: f32) -> Verdict {
         if !loss.is_finite() || !grad_norm.is_finite() {
             self.not_a_number += 1;
             let why = format!("loss {loss}, gradient norm {grad_norm}");

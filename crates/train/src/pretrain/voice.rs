@@ -13,17 +13,17 @@ use crate::decoder::Decoder;
 use crate::report::Sample;
 
 /// How texts are continued.
-pub struct Voice<'a> {
+pub(super) struct Voice<'a> {
     /// The texts' tokenizer.
-    pub tokenizer: &'a Tokenizer,
+    pub(super) tokenizer: &'a Tokenizer,
     /// Stands before every text and after it.
-    pub bos: TokenId,
+    pub(super) bos: TokenId,
     /// Tokens to write, at most.
-    pub tokens: usize,
+    pub(super) tokens: usize,
     /// 0: always the likeliest.
-    pub temperature: f32,
+    pub(super) temperature: f32,
     /// Of the sampler.
-    pub seed: u64,
+    pub(super) seed: u64,
 }
 
 impl Voice<'_> {
@@ -31,7 +31,7 @@ impl Voice<'_> {
     ///
     /// # Errors
     /// A temperature that is no number from 0 up.
-    pub fn sample(&self, decoder: &mut Decoder, pool: &mut Pool, prompt: &str) -> Result<Sample> {
+    pub(super) fn sample(&self, decoder: &mut Decoder, pool: &mut Pool, prompt: &str) -> Result<Sample> {
         let (context, vocabulary) = (decoder.shape().context, decoder.shape().vocabulary);
         let sampling =
             Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
