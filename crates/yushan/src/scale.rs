@@ -9,10 +9,10 @@ use yushan_train::plan::dial::{self, Overrides};
 use yushan_train::plan::sizes::Convention;
 use yushan_train::pretrain::{self, Job, measure};
 use yushan_train::recipe::Recipe;
-use yushan_train::report::{Log, Line};
+use yushan_train::report::{Line, Log};
 use yushan_train::scaling::ladder::{Ladder, Request, Run, Speed};
 use yushan_train::scaling::report::{Options, of_records};
-use yushan_train::scaling::runner::{self, Outcome};
+use yushan_train::scaling::runner::{self, Outcome, Record};
 use yushan_train::scaling::plots;
 use yushan_train::shard::{Check, Shards, TRAIN};
 use yushan_train::shard::Documents as _;
@@ -286,11 +286,17 @@ impl Fit {
             let what = format!("{}: no finished runs", self.folder.display());
             return Err(BadFile(format!("{what}; yushan scale run LADDER makes them")).into());
         }
-        let predictions = runner::predictions(&self.folder)?;
+        let held_back = records.iter().filter(|record| record.run.held_back);
+        let predicted = |record: &Record| {
+            runner::predicted(&record.run, &self.folder, Convention::All, &records)
+        };
+        let predictions = held_back.map(predicted).collect::<yushan_train::Result<_>>()?;
         let options =
             Options { convention: self.convention, resamples: self.resamples, ..Options::default() };
         let report = of_records(&records, predictions, &options)?;
-        for (name, svg) in plots::all(&report)? {
+        let curves: Vec<_> =
+            records.iter().filter_map(|record| record.training(self.convention)).collect();
+        for (name, svg) in plots::all(&report, &curves)? {
             let path = self.folder.join(name);
             std::fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
             eprintln!("{}", path.display());

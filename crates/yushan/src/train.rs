@@ -2,15 +2,16 @@
 //!
 //! The loop is the library's (`yushan_train::pretrain`); here are its flags, its bar, and the end of the program.
 
-mod live;
+pub(crate) mod live;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use yushan_tensor::limits;
+use yushan_train::digest::{hex, sha256};
 use yushan_train::pretrain::{self, Job};
 use yushan_train::recipe::{Recipe, Settings};
-use yushan_train::report;
+use yushan_train::report::{self, Run};
 
 use crate::exit::{BadUsage, Interrupted};
 use crate::flags;
@@ -94,7 +95,8 @@ impl Pretrain {
             threads,
             peak: limits::peak_f32(threads),
             commands: vec![command()],
-            code: Some(env!("YUSHAN_COMMIT").to_owned()),
+            code: Some(code()),
+            started: Some(now()),
             predicted: None,
         };
         let mut bar = live::Bar::new(&interrupt);
@@ -106,7 +108,7 @@ impl Pretrain {
         if !first {
             return Ok(());
         }
-        report::write_card(&folder)?;
+        report::card(&[Run::read(&folder)?])?.write(&folder)?;
         if !outcome.finished {
             eprintln!("stopped after step {}; go on with --resume", outcome.step);
             return Err(Interrupted.into());
@@ -154,11 +156,27 @@ pub(crate) fn processors() -> usize {
 }
 
 /// This command, as it was typed.
-fn command() -> String {
+pub(crate) fn command() -> String {
     let quoted = |word: String| match word.contains([' ', '"', '\'']) {
         true => format!("'{}'", word.replace('\'', "'\\''")),
         false => word,
     };
     let words = std::env::args().skip(1).map(quoted);
     std::iter::once("yushan".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The commit that this program was built from, and the hash of the program itself.
+pub(crate) fn code() -> String {
+    let commit = env!("YUSHAN_COMMIT");
+    let program = std::env::current_exe().and_then(std::fs::read);
+    match program {
+        Ok(bytes) => format!("{commit}, program {}", &hex(&sha256(&bytes))[..16]),
+        Err(_) => commit.to_owned(),
+    }
+}
+
+/// The time in UTC.
+pub(crate) fn now() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    yushan_server::rfc3339(since.unwrap_or_default().as_secs())
 }

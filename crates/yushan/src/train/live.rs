@@ -1,11 +1,14 @@
 //! A run while it goes on: a bar in a terminal, lines elsewhere; the curves of a run that somebody else drives.
 
+use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use indicatif::ProgressBar;
 use yushan_train::pretrain::Watch;
 use yushan_train::recipe::Settings;
-use yushan_train::report::Line;
+use yushan_train::report::{self, EventKind, Line, Run};
 
 use crate::interrupt::Interrupt;
 use crate::progress;
@@ -14,7 +17,7 @@ use crate::progress;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// What is seen of a run in the terminal that it was started in.
-pub(super) struct Bar<'a> {
+pub(crate) struct Bar<'a> {
     interrupt: &'a Interrupt,
     bar: ProgressBar,
     per_hour: f64,
@@ -26,7 +29,7 @@ pub(super) struct Bar<'a> {
 }
 
 impl Bar<'_> {
-    pub(super) fn new(interrupt: &Interrupt) -> Bar<'_> {
+    pub(crate) fn new(interrupt: &Interrupt) -> Bar<'_> {
         Bar {
             interrupt,
             bar: progress::of_steps(0),
@@ -38,7 +41,7 @@ impl Bar<'_> {
         }
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
@@ -137,3 +140,33 @@ fn duration(seconds: f64) -> String {
         _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
     }
 }
+
+/// Shows a run until it ends, or once, and writes its report.
+pub(super) fn watch(folder: &Path, once: bool) -> Result<()> {
+    let interrupt = Interrupt::catch()?;
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        let run = Run::read(folder)?;
+        let (width, height) = match terminal {
+            true => ratatui::crossterm::terminal::size().map_or((100, 30), |(w, h)| (w.into(), h.into())),
+            false => (100, 30),
+        };
+        let screen = report::screen(&run, width, height);
+        let mut out = std::io::stdout().lock();
+        // Cleared and drawn in one write, so that it does not flicker.
+        let clear = if terminal && !once { "\x1b[2J\x1b[H" } else { "" };
+        write!(out, "{clear}{screen}")?;
+        out.flush()?;
+        let ended = run.log.lines.iter().rev().find_map(|line| line.event.as_ref());
+        let over = ended.is_some_and(|event| event.kind == EventKind::Finished);
+        if once || over || !terminal || interrupt.is_pressed() {
+            report::card(&[run])?.write(folder)?;
+            eprintln!("{}", folder.join("report.html").display());
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// How often a run is looked at.
+const LOOK: Duration = Duration::from_secs(1);
