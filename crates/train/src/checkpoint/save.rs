@@ -54,8 +54,19 @@ pub struct Saved {
 /// [`Error::Bad`] when the snapshot does not fit together, or a file could not be written, say because the disk is
 /// full. The checkpoints before are untouched then, nothing partial is left, and the run may go on.
 pub fn save(folder: &Path, snapshot: &Snapshot<'_>, keep: Keep) -> Result<Saved> {
-    std::fs::create_dir_all(folder).map_err(|error| Error::io("making", folder, error))?;
+    make_all(folder).map_err(|error| Error::io("making", folder, error))?;
     save_with(&Disk, folder, snapshot, keep)
+}
+
+/// Makes a folder and those around it, and returns when their names are on the disk.
+fn make_all(folder: &Path) -> io::Result<()> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let made: Vec<&Path> = folder.ancestors().take_while(missing).collect();
+    std::fs::create_dir_all(folder)?;
+    made.into_iter().try_for_each(|path| match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Disk.sync_folder(parent),
+        _ => Disk.sync_folder(Path::new(".")),
+    })
 }
 
 pub(super) fn save_with(
@@ -105,7 +116,8 @@ type Small<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 /// Checks that the snapshot fits together, before the disk is touched.
 fn small_files<'a>(snapshot: &'a Snapshot<'_>) -> Result<Small<'a>> {
     let Snapshot { shape, params, optimizer, tokenizer, ends, state } = snapshot;
-    let bad = |detail: String| Err(Error::bad(format!("checkpoint of step {}", state.step), detail));
+    let bad =
+        |detail: String| Err(Error::bad(format!("checkpoint of step {}", state.step), detail));
     let mut small = model_files(shape, *ends, tokenizer, Type::F32)?;
     if params.len() != shape.parameters() {
         let expected = shape.parameters();
@@ -282,7 +294,10 @@ fn tidy(
             continue;
         }
         let aside = folder.join(format!("{REMOVED}{}", folder_name(other)));
-        let gone = files.rename(&path, &aside).and_then(|()| files.remove(&aside));
+        let gone = files
+            .rename(&path, &aside)
+            .and_then(|()| files.sync_folder(folder))
+            .and_then(|()| files.remove(&aside));
         match gone {
             Ok(()) => removed.push(path),
             Err(error) => warnings.push(format!("{}: not removed: {error}", path.display())),
