@@ -66,6 +66,53 @@ fn the_engine_is_asked_once_for_what_rows_share() {
     assert_eq!(executor.usage().sequences, 0);
 }
 
+#[test]
+fn rows_of_a_batch_are_padded_and_padding_does_not_count() {
+    let rows = vec![text(1, 40), vec![5], text(2, 3), vec![], text(3, 33), text(4, 65), text(5, 2)];
+    let mut shapes = Vec::new();
+    let mut model = Losses {
+        context: 64,
+        vocabulary: V,
+        batch: 2,
+        losses: |tokens: &[u32], targets: &[u32], batch: usize, out: &mut Vec<f32>| {
+            let length = tokens.len() / batch;
+            shapes.push((batch, length));
+            for (tokens, targets) in tokens.chunks(length).zip(targets.chunks(length)) {
+                for at in 0..length {
+                    let row: Vec<u32> =
+                        tokens[..=at].iter().chain(&targets[at..=at]).copied().collect();
+                    let counts = targets[at] != u32::MAX;
+                    out.push(if counts { -plain(&row)[at] as f32 } else { 0.0 });
+                }
+            }
+        },
+    };
+    let got = model.logprobs(&rows).unwrap();
+    let expected = Engine::new(&mut fake(64)).logprobs(&rows).unwrap();
+    for (got, expected) in got.iter().zip(&expected) {
+        assert_eq!(got.len(), expected.len());
+        assert!(
+            got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{got:?} {expected:?}"
+        );
+    }
+    let long = model.logprobs(&[text(6, 66)]).unwrap_err().to_string();
+    assert!(long.contains("66 tokens; expected at most 65"), "{long}");
+    let outside = model.logprobs(&[vec![1, 23]]).unwrap_err().to_string();
+    assert!(outside.contains("token 23 of a vocabulary of 23"), "{outside}");
+    assert_eq!(shapes, [(2, 32), (2, 64), (1, 64)]);
+    let mut broken = Losses {
+        context: 8,
+        vocabulary: V,
+        batch: 1,
+        losses: |tokens: &[u32], _: &[u32], _: usize, out: &mut Vec<f32>| {
+            out.extend(tokens.iter().map(|id| [f32::NAN, f32::INFINITY][*id as usize % 2]));
+        },
+    };
+    let got = broken.logprobs(&[vec![2, 3, 4]]).unwrap();
+    assert!(got[0][0].is_nan() && got[0][1] == -9999.0, "{got:?}");
+}
+
 fn documents(all: &[(Vec<u32>, u64)]) -> impl Iterator<Item = Result<Document>> {
     all.iter().map(|(tokens, bytes)| Ok(Document { tokens: tokens.clone(), bytes: *bytes }))
 }

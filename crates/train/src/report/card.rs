@@ -90,6 +90,11 @@ fn count(value: u64) -> String {
     grouped
 }
 
+/// 1 step, 2 steps.
+fn some(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
@@ -166,13 +171,13 @@ fn warnings(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
             let list: Vec<String> = facts.lost.iter().map(u64::to_string).collect();
             let more = if facts.lost_count > facts.lost.len() { ", …" } else { "" };
             warn(format!(
-                "{name}: the loss of {} steps is no number; they are gaps in the curves. Steps {}{more}.",
-                facts.lost_count,
+                "{name}: the loss is no number at {} and a gap in the curves. Steps: {}{more}.",
+                some(facts.lost_count, "step"),
                 list.join(", ")
             ));
         }
         if run.log.problem_count > 0 {
-            let some: Vec<String> = run
+            let named: Vec<String> = run
                 .log
                 .problems
                 .iter()
@@ -180,9 +185,9 @@ fn warnings(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
                 .map(|(line, why)| format!("line {line}: {why}"))
                 .collect();
             warn(format!(
-                "{name}: {} lines of the log cannot be read and are left out ({}).",
-                run.log.problem_count,
-                some.join("; ")
+                "{name}: {} of the log cannot be read and left out ({}).",
+                some(run.log.problem_count, "line"),
+                named.join("; ")
             ));
         }
         for (source, (_, score)) in run.last_eval() {
@@ -411,7 +416,7 @@ fn events(runs: &[Run]) -> Vec<Block> {
         blocks.push(Block::text(format!("{all} events; the first {EVENTS} are listed.")));
     }
     if checkpoints > 0 {
-        blocks.push(Block::text(format!("{checkpoints} checkpoints were written.")));
+        blocks.push(Block::text(format!("Written: {}.", some(checkpoints, "checkpoint"))));
     }
     blocks
 }

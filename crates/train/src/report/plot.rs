@@ -8,7 +8,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::curve::{Points, cut, frame, thin};
+use super::curve::{LARGEST, Points, apart, cut, frame, thin};
+use super::terminal::clip;
 use crate::{Error, Result};
 
 const SIZE: (u32, u32) = (1600, 900);
@@ -101,13 +102,15 @@ impl Plot {
     pub(crate) fn svg(&self) -> Result<Option<String>> {
         let curves: Vec<&[(f64, f64)]> = self.series.iter().map(|s| &s.points[..]).collect();
         let Some((mut low, mut high)) = frame(&curves) else { return Ok(None) };
-        for bar in &self.bars {
+        let bars = || self.bars.iter().filter(|bar| bar.drawn());
+        for bar in bars() {
             (low, high) = (low.min(bar.low), high.max(bar.high));
         }
         let all = self.series.iter().flat_map(|series| &series.points).map(|point| point.0);
-        let ends = all.chain(self.bars.iter().map(|bar| bar.x));
+        let ends = all.chain(bars().map(|bar| bar.x));
         let (left, right) = ends.fold((f64::MAX, f64::MIN), |(l, r), x| (l.min(x), r.max(x)));
-        let right = if right > left { right + (right - left) * 0.015 } else { left + 1.0 };
+        let (left, right) = apart(left, right);
+        let right = right + (right - left) * 0.015;
         let mut svg = String::new();
         self.draw(&mut svg, left..right, low..high).map_err(failed)?;
         Ok(Some(dressed(&svg, &self.title)))
@@ -165,7 +168,7 @@ impl Plot {
                 chart.draw_series(LineSeries::new(part, style)).map_err(text)?;
             }
         }
-        for bar in &self.bars {
+        for bar in self.bars.iter().filter(|bar| bar.drawn()) {
             let colour = SERIES[bar.colour % SERIES.len()].0;
             let line =
                 PathElement::new([(bar.x, bar.low), (bar.x, bar.high)], colour.stroke_width(5));
@@ -194,6 +197,7 @@ impl Plot {
         }
         let mut x = 180;
         for (name, colour) in entries {
+            let name = &clip(name, 30);
             let width = 60 + wide(name) * i32::try_from(LETTERS).unwrap_or(0) / 2;
             if x + width > SIZE.0 as i32 {
                 break;
@@ -209,6 +213,12 @@ impl Plot {
     }
 }
 
+impl Bar {
+    fn drawn(&self) -> bool {
+        self.low <= self.value && self.value <= self.high && self.high.max(-self.low) < LARGEST
+    }
+}
+
 impl Series {
     fn style(&self) -> ShapeStyle {
         let colour = SERIES[self.colour % SERIES.len()].0;
@@ -219,9 +229,16 @@ impl Series {
     }
 }
 
+impl Ratio {
+    fn drawn(&self) -> bool {
+        let (low, high) = self.expected.unwrap_or((1.0, 1.0));
+        [self.value, low, high].iter().all(|value| (0.0..1e6).contains(value))
+    }
+}
+
 /// Actual over predicted, a row each; 1 is as predicted.
 pub(crate) fn ratios(heading: &str, rows: &[Ratio]) -> Result<Option<String>> {
-    let rows: Vec<&Ratio> = rows.iter().filter(|r| r.value.is_finite()).take(MOST_ROWS).collect();
+    let rows: Vec<&Ratio> = rows.iter().filter(|row| row.drawn()).take(MOST_ROWS).collect();
     if rows.is_empty() {
         return Ok(None);
     }
@@ -278,7 +295,7 @@ fn draw_ratios(svg: &mut String, heading: &str, rows: &[&Ratio]) -> Drawn {
         let size = LETTERS.min(560 / rows.len() as u32).max(18);
         let style = ("sans-serif", size).into_font().color(&INK.0);
         let style = style.pos(Pos::new(HPos::Right, VPos::Center));
-        root.draw(&Text::new(row.name.clone(), (400, place), style)).map_err(text)?;
+        root.draw(&Text::new(clip(&row.name, 36), (410, place), style)).map_err(text)?;
     }
     root.present().map_err(text)
 }

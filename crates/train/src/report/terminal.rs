@@ -46,11 +46,13 @@ pub fn plot(title: &str, points: &[(f64, f64)], width: usize, height: usize) -> 
             }
             _ => String::new(),
         };
-        lines.push(format!("{number:>w$}┤{}", dots.row(row), w = LEFT).trim_end().to_owned());
+        let line = format!("{number:>w$}┤{}", dots.row(row), w = LEFT);
+        lines.push(clip(line.trim_end(), width));
     }
     let (from, to) = (short(left), short(right));
     let gap = columns.saturating_sub(from.len() + to.len());
-    lines.push(format!("{:>w$}└{from}{}{to}", "", "─".repeat(gap), w = LEFT));
+    let axis = format!("{:>w$}└{from}{}{to}", "", "─".repeat(gap), w = LEFT);
+    lines.push(clip(&axis, width));
     lines.join("\n")
 }
 

@@ -90,7 +90,7 @@ fn head(run: &Run, facts: &Facts, width: usize) -> Vec<String> {
     lines.retain(|line| !line.is_empty());
     if facts.lost_count > 0 {
         let text = format!(
-            "! {} steps whose loss is no number, the first: {}",
+            "! the loss is no number at {} steps, the first: {}",
             facts.lost_count, facts.lost[0]
         );
         lines.push(clip(&text, width));
