@@ -4,7 +4,10 @@
 //! lines of CSS inside give the same colours' dark twins where the reader's system is dark. No script, no
 //! font, nothing from elsewhere. 16:9, letters large enough to be read at a third of the size.
 
+use std::ops::Range;
+
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -15,6 +18,8 @@ use crate::{Error, Result};
 const SIZE: (u32, u32) = (1600, 900);
 const LETTERS: u32 = 34;
 const POINTS: usize = 900;
+/// Marks of one kind that are drawn.
+const MARKS: usize = 200;
 /// Rows of a plot of ratios.
 const MOST_ROWS: usize = 24;
 
@@ -95,6 +100,7 @@ pub(crate) struct Ratio {
     pub(crate) expected: Option<(f64, f64)>,
 }
 
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 impl Plot {
@@ -116,7 +122,7 @@ impl Plot {
         Ok(Some(dressed(&svg, &self.title)))
     }
 
-    fn draw(&self, svg: &mut String, x: std::ops::Range<f64>, y: std::ops::Range<f64>) -> Drawn {
+    fn draw(&self, svg: &mut String, x: Range<f64>, y: Range<f64>) -> Drawn {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         let (head, body) = root.split_vertically(112);
         self.head(&head)?;
@@ -144,8 +150,16 @@ impl Plot {
             .y_label_formatter(&|y| plain(*y, span))
             .draw()
             .map_err(text)?;
+        self.lay(&mut chart, &y)?;
+        root.present().map_err(text)
+    }
+
+    /// Marks below, curves over them, bars on top.
+    fn lay(&self, chart: &mut Chart<'_, '_>, y: &Range<f64>) -> Drawn {
         for (_, colour, places) in &self.marks {
-            for &at in places {
+            // More lines than this would be one red field.
+            let apart = places.len().div_ceil(MARKS).max(1);
+            for &at in places.iter().step_by(apart) {
                 let line = PathElement::new(
                     [(at, y.start), (at, y.end)],
                     SERIES[*colour].0.mix(0.7).stroke_width(3),
@@ -179,7 +193,7 @@ impl Plot {
                 .draw_series([Circle::new((bar.x, bar.value), 10, colour.filled())])
                 .map_err(text)?;
         }
-        root.present().map_err(text)
+        Ok(())
     }
 
     /// Title and legend.
