@@ -10,6 +10,9 @@ use super::plot::short;
 use super::run::{Facts, Run};
 use super::terminal::{clip, figure, plot};
 
+/// A figure of a step.
+type Field = fn(&Line) -> Option<f64>;
+
 /// Lines of a plot.
 const HIGH: std::ops::RangeInclusive<usize> = 6..=14;
 /// Steps that the time left is taken from.
@@ -22,7 +25,7 @@ pub fn screen(run: &Run, width: usize, height: usize) -> String {
     let columns = if width >= 90 { 2 } else { 1 };
     let tail = foot(run, width, (height / 4).max(3));
     let room = height.saturating_sub(lines.len() + tail.len());
-    let curves: [(&str, fn(&Line) -> Option<f64>); 4] = [
+    let curves: [(&str, Field); 4] = [
         ("loss 損失", |line| line.loss),
         ("learning rate", |line| line.lr),
         ("gradient norm", |line| line.grad_norm),
@@ -68,7 +71,7 @@ fn head(run: &Run, facts: &Facts, width: usize) -> Vec<String> {
     });
     let mut first = vec![run.file.name.clone(), format!("step {}{share}", facts.step)];
     first.push(format!("{} tokens", short(facts.tokens as f64)));
-    let last = |value: fn(&Line) -> Option<f64>| run.log.lines.iter().rev().find_map(value);
+    let last = |value: Field| run.log.lines.iter().rev().find_map(value);
     first.extend(last(|line| line.loss).map(|loss| format!("loss {}", figure(loss))));
     first.extend(last(|line| line.bpb).map(|bpb| format!("{} bits/byte", figure(bpb))));
     for (name, (_, score)) in run.last_eval().iter().take(3) {
