@@ -343,6 +343,9 @@ fn a_card_is_written_as_a_page_a_text_and_plots() {
     let folder = named.unwrap_or(gone.path().to_path_buf()).join("of one");
     std::fs::create_dir_all(&folder).unwrap();
     let all = [run(1), run(2), run(3)];
+    let three = folder.with_file_name("of three");
+    std::fs::create_dir_all(&three).unwrap();
+    card(&all).unwrap().write(&three).unwrap();
     card(&all).unwrap().write(&folder).unwrap();
     card(&all[..1]).unwrap().write(&folder).unwrap();
     let text = std::fs::read_to_string(folder.join("report.md")).unwrap();
