@@ -18,9 +18,7 @@ pub fn plot(title: &str, points: &[(f64, f64)], width: usize, height: usize) -> 
         return String::new();
     }
     let (columns, rows) = (width - LEFT - 1, height - 2);
-    let last = points.iter().rev().find(|point| point.1.is_finite());
-    let now = last.map_or(String::new(), |point| format!("  {}", figure(point.1)));
-    let mut lines = vec![clip(&format!("{title}{now}"), width)];
+    let mut lines = vec![clip(title, width)];
     let Some((low, high)) = frame(&[points]) else {
         lines.push(clip("  nothing to draw yet", width));
         return lines.join("\n");

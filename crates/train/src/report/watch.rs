@@ -10,6 +10,9 @@ use super::plot::short;
 use super::run::{Facts, Run};
 use super::terminal::{clip, figure, plot};
 
+/// The curve without noise.
+const RATE: &str = "learning rate";
+
 /// A figure of a step.
 type Field = fn(&Line) -> Option<f64>;
 
@@ -27,7 +30,7 @@ pub fn screen(run: &Run, width: usize, height: usize) -> String {
     let room = height.saturating_sub(lines.len() + tail.len());
     let curves: [(&str, Field); 4] = [
         ("loss 損失", |line| line.loss),
-        ("learning rate", |line| line.lr),
+        (RATE, |line| line.lr),
         ("gradient norm", |line| line.grad_norm),
         ("tokens/s", |line| line.tokens_per_s),
     ];
@@ -35,12 +38,15 @@ pub fn screen(run: &Run, width: usize, height: usize) -> String {
     let cell = (width + 1) / columns - 1;
     let plots: Vec<Vec<String>> = curves
         .iter()
-        .map(|(title, figure)| {
-            let points = run.curve(figure);
+        .map(|(title, field)| {
+            let points = run.curve(field);
+            let last = points.iter().rev().find(|point| point.1.is_finite());
+            let title =
+                last.map_or((*title).to_owned(), |last| format!("{title}  {}", figure(last.1)));
             // Noise of more steps than there are dots would fill the whole plot.
-            let dense = points.len() > 4 * cell;
+            let dense = points.len() > 4 * cell && !title.starts_with(RATE);
             let points = if dense { smooth(&points) } else { points };
-            let plot = plot(title, &points, cell, high);
+            let plot = plot(&title, &points, cell, high);
             plot.lines().map(str::to_owned).collect()
         })
         .collect();
