@@ -7,7 +7,8 @@ use yushan_train::report::{Log, Run, RunFile, card, watch};
 fuzz_target!(|bytes: &[u8]| {
     let mut parts = bytes.splitn(2, |&byte| byte == 0);
     let log = Log::of(parts.next().unwrap_or_default()).unwrap();
-    let file: RunFile = serde_json::from_slice(parts.next().unwrap_or_default()).unwrap_or_default();
+    let file: RunFile =
+        serde_json::from_slice(parts.next().unwrap_or_default()).unwrap_or_default();
     let run = Run { file, log };
     assert!(watch::screen(&run, 100, 30).lines().count() <= 30);
     let card = card(&[run]).unwrap();
