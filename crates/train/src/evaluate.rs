@@ -21,7 +21,7 @@ pub use interval::Interval;
 #[cfg(test)]
 pub(crate) use interval::Random;
 pub use items::{Form, Item, Items};
-pub use likelihood::{Engine, Likelihood};
+pub use likelihood::{Engine, Likelihood, Losses};
 
 use crate::Result;
 use crate::report::{Sample, number};

@@ -19,11 +19,7 @@ const CHOICES: usize = 4;
 const POOL: usize = 4;
 
 /// At most `count` items of the passages (paragraphs) of `texts`.
-pub fn cloze<'a>(
-    texts: &mut dyn Iterator<Item = &'a str>,
-    count: usize,
-    seed: u64,
-) -> Result<Vec<Item>> {
+pub fn cloze(texts: &mut dyn Iterator<Item = &str>, count: usize, seed: u64) -> Result<Vec<Item>> {
     let mut random = Random(seed);
     let pool = passages(texts, count.saturating_mul(POOL).max(CHOICES * POOL), &mut random);
     let capital = |word: &str| word.starts_with(char::is_uppercase);

@@ -126,3 +126,67 @@ impl Likelihood for Engine<'_> {
         Ok(answers)
     }
 }
+
+/// The trainer's decoder, or whatever else gives losses of a batch: `losses` gets tokens and targets, `(batch,
+/// T)` each, and appends a loss for every position to the vector that it is given, empty.
+pub struct Losses<F> {
+    /// Tokens of a row at most, the last one not counted.
+    pub context: usize,
+    /// Ids are below this.
+    pub vocabulary: usize,
+    /// Rows of a batch.
+    pub batch: usize,
+    /// The computation.
+    pub losses: F,
+}
+
+/// A target that does not count.
+const IGNORE: u32 = u32::MAX;
+/// Lengths of a batch are multiples of this, so that its buffers are seldom made anew.
+const LENGTH: usize = 32;
+
+impl<F: FnMut(&[u32], &[u32], usize, &mut Vec<f32>)> Likelihood for Losses<F> {
+    fn logprobs(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        let mut answers = vec![Vec::new(); rows.len()];
+        let mut order: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].len() > 1).collect();
+        // Rows of like length together: padding is work for nothing.
+        order.sort_by_key(|&at| rows[at].len());
+        let (mut tokens, mut targets, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+        for group in order.chunks(self.batch.max(1)) {
+            let longest = group.iter().map(|&at| rows[at].len() - 1).max().unwrap_or(0);
+            if longest > self.context {
+                let detail =
+                    format!("{} tokens; expected at most {}", longest + 1, self.context + 1);
+                return Err(Error::bad("a row", detail));
+            }
+            let length = longest.next_multiple_of(LENGTH).min(self.context);
+            tokens.clear();
+            targets.clear();
+            losses.clear();
+            for &at in group {
+                let row = &rows[at];
+                if let Some(id) = row.iter().find(|&&id| id as usize >= self.vocabulary) {
+                    let detail = format!("token {id} of a vocabulary of {}", self.vocabulary);
+                    return Err(Error::bad("a row", detail));
+                }
+                let end = tokens.len() + length;
+                tokens.extend_from_slice(&row[..row.len() - 1]);
+                tokens.resize(end, 0);
+                targets.extend_from_slice(&row[1..]);
+                targets.resize(end, IGNORE);
+            }
+            (self.losses)(&tokens, &targets, group.len(), &mut losses);
+            if losses.len() != tokens.len() {
+                let detail = format!("{} losses for {} positions", losses.len(), tokens.len());
+                return Err(Error::bad("the model's answer", detail));
+            }
+            for (&at, losses) in group.iter().zip(losses.chunks(length)) {
+                let losses = &losses[..rows[at].len() - 1];
+                // `max` would make a number of what is none.
+                let logprob = |&loss: &f32| if -loss < NEVER { NEVER } else { -loss };
+                answers[at] = losses.iter().map(logprob).collect();
+            }
+        }
+        Ok(answers)
+    }
+}

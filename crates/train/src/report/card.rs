@@ -9,7 +9,7 @@ use std::path::Path;
 use super::block::{Block, html, markdown};
 use super::plots;
 use super::run::{Compared, Facts, Run};
-use super::run_file::{Expected, replace};
+use super::run_file::{DataFile, Expected, RunFile, replace};
 use super::terminal::figure;
 use super::watch::{clock, name};
 use crate::evaluate::Interval;
@@ -62,7 +62,8 @@ pub fn card(runs: &[Run]) -> Result<Card> {
     blocks.extend(predictions(runs, &facts)?);
     blocks.push(Block::Heading("Curves", "曲線"));
     blocks.extend(plots::curves(runs)?);
-    blocks.extend(scores(runs));
+    blocks.extend(hold_outs(runs));
+    blocks.extend(questions(runs));
     if runs.len() > 1 {
         blocks.extend(seeds(runs, &facts));
     }
@@ -88,6 +89,11 @@ fn count(value: u64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// 1 step, 2 steps.
+fn some(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn percent(share: f64) -> String {
@@ -166,13 +172,13 @@ fn warnings(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
             let list: Vec<String> = facts.lost.iter().map(u64::to_string).collect();
             let more = if facts.lost_count > facts.lost.len() { ", …" } else { "" };
             warn(format!(
-                "{name}: the loss of {} steps is no number; they are gaps in the curves. Steps {}{more}.",
-                facts.lost_count,
+                "{name}: the loss is no number at {} and a gap in the curves. Steps: {}{more}.",
+                some(facts.lost_count, "step"),
                 list.join(", ")
             ));
         }
         if run.log.problem_count > 0 {
-            let some: Vec<String> = run
+            let named: Vec<String> = run
                 .log
                 .problems
                 .iter()
@@ -180,9 +186,9 @@ fn warnings(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
                 .map(|(line, why)| format!("line {line}: {why}"))
                 .collect();
             warn(format!(
-                "{name}: {} lines of the log cannot be read and are left out ({}).",
-                run.log.problem_count,
-                some.join("; ")
+                "{name}: {} of the log cannot be read and left out ({}).",
+                some(run.log.problem_count, "line"),
+                named.join("; ")
             ));
         }
         for (source, (_, score)) in run.last_eval() {
@@ -234,10 +240,8 @@ fn predictions(runs: &[Run], facts: &[Facts]) -> Result<Vec<Block>> {
     Ok(blocks)
 }
 
-/// Hold-outs and tasks.
-fn scores(runs: &[Run]) -> Vec<Block> {
+fn hold_outs(runs: &[Run]) -> Vec<Block> {
     let mut rows = Vec::new();
-    let mut tasks = Vec::new();
     for run in runs {
         for (name, (step, score)) in run.last_eval() {
             let interval = score.interval.map(|i| format!("{:.4} to {:.4}", i.low, i.high));
@@ -253,10 +257,28 @@ fn scores(runs: &[Run]) -> Vec<Block> {
                 count(score.documents),
             ]);
         }
+    }
+    let mut blocks = vec![Block::Heading("Hold-outs", "留出集")];
+    if rows.is_empty() {
+        blocks.push(Block::text("No hold-out was scored."));
+        return blocks;
+    }
+    let head =
+        ["Run", "Hold-out", "Step", "Bits/byte", "95 %", "Nats/token", "Tokens", "Bytes", "Texts"];
+    blocks.push(Block::Table { head: strings(&head), rows });
+    blocks.push(Block::text(
+        "Each text is scored by itself, its first token from the start token alone; every token is \
+         predicted once. The interval is bootstrapped over texts.",
+    ));
+    blocks
+}
+
+fn questions(runs: &[Run]) -> Vec<Block> {
+    let mut rows = Vec::new();
+    let share = |share: &Option<Interval>| share.map_or(String::new(), |i| within(&i, percent));
+    for run in runs {
         for (name, (step, task)) in run.last_tasks() {
-            let share =
-                |share: &Option<Interval>| share.map_or(String::new(), |i| within(&i, percent));
-            tasks.push(vec![
+            rows.push(vec![
                 run.file.name.clone(),
                 name.to_owned(),
                 count(step),
@@ -268,37 +290,17 @@ fn scores(runs: &[Run]) -> Vec<Block> {
             ]);
         }
     }
-    let mut blocks = vec![Block::Heading("Hold-outs", "留出集")];
     if rows.is_empty() {
-        blocks.push(Block::text("No hold-out was scored."));
-    } else {
-        let head = [
-            "Run",
-            "Hold-out",
-            "Step",
-            "Bits/byte",
-            "95 %",
-            "Nats/token",
-            "Tokens",
-            "Bytes",
-            "Texts",
-        ];
-        blocks.push(Block::Table { head: strings(&head), rows });
-        blocks.push(Block::text(
-            "Each text is scored by itself, its first token from the start token alone; every token is predicted \
-             once. The interval is bootstrapped over texts.",
-        ));
+        return Vec::new();
     }
-    if !tasks.is_empty() {
-        blocks.push(Block::Heading("Questions", "測驗"));
-        let head =
-            ["Run", "Task", "Step", "Right", "Right by length", "Chance", "Items", "Left out"];
-        blocks.push(Block::Table { head: strings(&head), rows: tasks });
-        blocks.push(Block::text(
-            "The likeliest ending, and the likeliest for its length in bytes; with 95 % intervals (Wilson).",
-        ));
-    }
-    blocks
+    let head = ["Run", "Task", "Step", "Right", "Right by length", "Chance", "Items", "Left out"];
+    let how = "The likeliest ending, and the likeliest for its length in bytes; with 95 % \
+               intervals (Wilson).";
+    vec![
+        Block::Heading("Questions", "測驗"),
+        Block::Table { head: strings(&head), rows },
+        Block::text(how),
+    ]
 }
 
 /// Means over runs that differ in nothing but their seed.
@@ -411,7 +413,7 @@ fn events(runs: &[Run]) -> Vec<Block> {
         blocks.push(Block::text(format!("{all} events; the first {EVENTS} are listed.")));
     }
     if checkpoints > 0 {
-        blocks.push(Block::text(format!("{checkpoints} checkpoints were written.")));
+        blocks.push(Block::text(format!("Written: {}.", some(checkpoints, "checkpoint"))));
     }
     blocks
 }
@@ -438,34 +440,30 @@ fn spent(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
     vec![Block::Heading("Cost and energy", "花費與能源"), Block::Table { head, rows }]
 }
 
-/// Machine, data, code, recipe, commands.
-fn repeat(runs: &[Run]) -> Vec<Block> {
-    let file = &runs[0].file;
+fn environment(file: &RunFile) -> Vec<Block> {
     let machine = &file.environment;
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let peak = machine.peak_f32.map(|peak| format!("{:.1} GFLOP/s", peak / 1e9));
     let shape = Some(file.shape.to_string()).filter(|_| !file.shape.is_null());
-    let mut blocks = vec![
-        Block::Heading("Environment", "環境"),
-        Block::facts(vec![
-            ("Processor", Some(machine.processor.clone().unwrap_or("not known".into()))),
-            ("Cores", machine.cores.map(|cores| cores.to_string())),
-            ("Threads", machine.threads.map(|threads| threads.to_string())),
-            ("Ranks", file.ranks.map(|ranks| ranks.to_string())),
-            ("Memory", machine.memory.map(gib)),
-            ("System", machine.system.clone()),
-            ("Kernel", machine.kernel.clone()),
-            ("Instruction set", machine.instructions.clone()),
-            (
-                "Measured peak, f32",
-                machine.peak_f32.map(|peak| format!("{:.1} GFLOP/s", peak / 1e9)),
-            ),
-            ("Yushan", machine.version.clone()),
-            ("Code", Some(file.code.clone().unwrap_or("not known".into()))),
-            ("Shape", shape),
-        ]),
-        Block::Heading("Data", "資料"),
-    ];
-    let row = |data: &super::run_file::DataFile| {
+    let facts = Block::facts(vec![
+        ("Processor", Some(machine.processor.clone().unwrap_or("not known".into()))),
+        ("Cores", machine.cores.map(|cores| cores.to_string())),
+        ("Threads", machine.threads.map(|threads| threads.to_string())),
+        ("Ranks", file.ranks.map(|ranks| ranks.to_string())),
+        ("Memory", machine.memory.map(gib)),
+        ("System", machine.system.clone()),
+        ("Kernel", machine.kernel.clone()),
+        ("Instruction set", machine.instructions.clone()),
+        ("Measured peak, f32", peak),
+        ("Yushan", machine.version.clone()),
+        ("Code", Some(file.code.clone().unwrap_or("not known".into()))),
+        ("Shape", shape),
+    ]);
+    vec![Block::Heading("Environment", "環境"), facts]
+}
+
+fn data(file: &RunFile) -> Vec<Block> {
+    let row = |data: &DataFile| {
         vec![
             data.name.clone(),
             data.role.clone(),
@@ -475,18 +473,25 @@ fn repeat(runs: &[Run]) -> Vec<Block> {
             data.sha256.clone(),
         ]
     };
-    match file.data.is_empty() {
-        true => blocks.push(Block::text("The run does not say what it was trained on.")),
-        false => {
-            let head = strings(&["Name", "Role", "Tokens", "Bytes", "Licence", "SHA-256"]);
-            blocks.push(Block::Table { head, rows: file.data.iter().map(row).collect() });
-        }
-    }
+    let head = strings(&["Name", "Role", "Tokens", "Bytes", "Licence", "SHA-256"]);
+    let rows: Vec<_> = file.data.iter().map(row).collect();
+    let table = match rows.is_empty() {
+        true => Block::text("The run does not say what it was trained on."),
+        false => Block::Table { head, rows },
+    };
+    vec![Block::Heading("Data", "資料"), table]
+}
+
+/// Machine, data, code, recipe, commands.
+fn repeat(runs: &[Run]) -> Vec<Block> {
+    let file = &runs[0].file;
+    let mut blocks = environment(file);
+    blocks.extend(data(file));
     blocks.push(Block::Heading("Recipe", "配方"));
-    match file.recipe.trim().is_empty() {
-        true => blocks.push(Block::text("The run does not hold its recipe.")),
-        false => blocks.push(Block::Code(file.recipe.clone())),
-    }
+    blocks.push(match file.recipe.trim().is_empty() {
+        true => Block::text("The run does not hold its recipe."),
+        false => Block::Code(file.recipe.clone()),
+    });
     for other in runs[1..].iter().map(|run| &run.file) {
         let differs = [
             ("recipe", other.recipe != file.recipe),
@@ -496,23 +501,21 @@ fn repeat(runs: &[Run]) -> Vec<Block> {
         ];
         let differs: Vec<&str> = differs.iter().filter(|d| d.1).map(|d| d.0).collect();
         if !differs.is_empty() {
-            let text =
-                format!("{}: differs from {} in {}.", other.name, file.name, differs.join(", "));
-            blocks.push(Block::text(text));
+            let (name, from, what) = (&other.name, &file.name, differs.join(", "));
+            blocks.push(Block::text(format!("{name}: differs from {from} in {what}.")));
         }
     }
     blocks.push(Block::Heading("How to repeat this", "重做"));
     let commands: Vec<String> = runs.iter().flat_map(|run| run.file.commands.clone()).collect();
-    match commands.is_empty() {
-        true => blocks.push(Block::text("The run does not hold its commands.")),
-        false => {
-            if let Some(code) = &file.code {
-                blocks.push(Block::text(format!(
-                    "With the code at {code}, the data above (compare the hashes) and the recipe above:"
-                )));
-            }
-            blocks.push(Block::Code(commands.join("\n")));
-        }
+    if commands.is_empty() {
+        blocks.push(Block::text("The run does not hold its commands."));
+        return blocks;
     }
+    if let Some(code) = &file.code {
+        blocks.push(Block::text(format!(
+            "With the code at {code}, the data above (compare the hashes) and the recipe above:"
+        )));
+    }
+    blocks.push(Block::Code(commands.join("\n")));
     blocks
 }

@@ -6,6 +6,18 @@
 /// Points of a curve, x not falling; y may be NaN.
 pub(crate) type Points = Vec<(f64, f64)>;
 
+/// What is larger is as good as no number to a plot, whose ticks are found by adding up.
+pub(crate) const LARGEST: f64 = 1e30;
+
+/// Ends of an axis that are far enough apart to be divided, whatever the values.
+pub(crate) fn apart(low: f64, high: f64) -> (f64, f64) {
+    let size = low.abs().max(high.abs());
+    match high - low > 1e-6 * size && size > 1e-30 {
+        true => (low, high),
+        false => (low - 0.05 * size, high + (0.05 * size).max(1e-6)),
+    }
+}
+
 /// At most about `most` points that look the same.
 pub(crate) fn thin(points: &[(f64, f64)], most: usize) -> Points {
     let most = most.max(8);
@@ -48,7 +60,7 @@ pub(crate) fn smooth(points: &[(f64, f64)]) -> Points {
 pub(crate) fn frame(curves: &[&[(f64, f64)]]) -> Option<(f64, f64)> {
     let finite = |points: &&[(f64, f64)]| {
         let late = points.len() / 50;
-        let of_late = points[late..].iter().map(|point| point.1).filter(|y| y.is_finite());
+        let of_late = points[late..].iter().map(|point| point.1).filter(|y| y.abs() < LARGEST);
         of_late.collect::<Vec<f64>>()
     };
     let mut values: Vec<f64> = curves.iter().flat_map(finite).collect();
@@ -56,13 +68,11 @@ pub(crate) fn frame(curves: &[&[(f64, f64)]]) -> Option<(f64, f64)> {
     let (low, top) = (*values.first()?, *values.last()?);
     let most = values[(values.len() - 1) * 99 / 100];
     let high = if top - low > 3.0 * (most - low) && most > low { most } else { top };
-    let room = match high > low {
-        true => (high - low) * 0.06,
-        false => (low.abs() * 0.05).max(1e-6),
-    };
+    let (bottom, high) = apart(low, high);
+    let room = (high - bottom) * 0.06;
     // What is never negative gets no frame below zero.
-    let floor = if low >= 0.0 { (low - room).max(0.0) } else { low - room };
-    (floor.is_finite() && (high + room).is_finite()).then_some((floor, high + room))
+    let floor = if low >= 0.0 { (bottom - room).max(0.0) } else { bottom - room };
+    Some((floor, high + room))
 }
 
 /// The parts of a curve within `low..=high`, ends on the frame included.
@@ -156,6 +166,15 @@ mod tests {
         assert_eq!(frame(&[]), None);
         let (low, high) = frame(&[&[(0.0, 0.0), (1.0, 0.0)]]).unwrap();
         assert!(low == 0.0 && high > 0.0);
+        let values =
+            [1e-320, 5e29, -4e29, 1e300, -1e308, f64::MAX, 7.0, 7.0 + 1e-15, f64::MIN_POSITIVE];
+        for a in values {
+            for b in values {
+                let Some((low, high)) = frame(&[&[(0.0, a), (1.0, b)]]) else { continue };
+                let size = low.abs().max(high.abs());
+                assert!(high - low > 1e-7 * size && high - low > 1e-9, "{a} {b}: {low} {high}");
+            }
+        }
         assert_eq!(smooth(&[(0.0, 1.0), (1.0, 2.0)]), [(0.0, 1.0), (1.0, 2.0)]);
         let smoothed = smooth(&points);
         assert!(smoothed[990].1 < 20.0 && smoothed[501].1 > 50.0);

@@ -9,14 +9,14 @@ use serde::ser::Serializer;
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum Number {
-    Number(f64),
+    Value(f64),
     Text(String),
     Nothing(()),
 }
 
 fn value(number: Number) -> Option<f64> {
     match number {
-        Number::Number(value) => Some(value),
+        Number::Value(value) => Some(value),
         Number::Nothing(()) => Some(f64::NAN),
         Number::Text(text) => match text.as_str() {
             "NaN" | "nan" => Some(f64::NAN),

@@ -4,16 +4,22 @@
 //! lines of CSS inside give the same colours' dark twins where the reader's system is dark. No script, no
 //! font, nothing from elsewhere. 16:9, letters large enough to be read at a third of the size.
 
+use std::ops::Range;
+
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::curve::{Points, cut, frame, thin};
+use super::curve::{LARGEST, Points, apart, cut, frame, thin};
+use super::terminal::clip;
 use crate::{Error, Result};
 
 const SIZE: (u32, u32) = (1600, 900);
 const LETTERS: u32 = 34;
 const POINTS: usize = 900;
+/// Marks of one kind that are drawn.
+const MARKS: usize = 200;
 /// Rows of a plot of ratios.
 const MOST_ROWS: usize = 24;
 
@@ -94,6 +100,7 @@ pub(crate) struct Ratio {
     pub(crate) expected: Option<(f64, f64)>,
 }
 
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 impl Plot {
@@ -101,19 +108,21 @@ impl Plot {
     pub(crate) fn svg(&self) -> Result<Option<String>> {
         let curves: Vec<&[(f64, f64)]> = self.series.iter().map(|s| &s.points[..]).collect();
         let Some((mut low, mut high)) = frame(&curves) else { return Ok(None) };
-        for bar in &self.bars {
+        let bars = || self.bars.iter().filter(|bar| bar.drawn());
+        for bar in bars() {
             (low, high) = (low.min(bar.low), high.max(bar.high));
         }
         let all = self.series.iter().flat_map(|series| &series.points).map(|point| point.0);
-        let ends = all.chain(self.bars.iter().map(|bar| bar.x));
+        let ends = all.chain(bars().map(|bar| bar.x));
         let (left, right) = ends.fold((f64::MAX, f64::MIN), |(l, r), x| (l.min(x), r.max(x)));
-        let right = if right > left { right + (right - left) * 0.015 } else { left + 1.0 };
+        let (left, right) = apart(left, right);
+        let right = right + (right - left) * 0.015;
         let mut svg = String::new();
         self.draw(&mut svg, left..right, low..high).map_err(failed)?;
         Ok(Some(dressed(&svg, &self.title)))
     }
 
-    fn draw(&self, svg: &mut String, x: std::ops::Range<f64>, y: std::ops::Range<f64>) -> Drawn {
+    fn draw(&self, svg: &mut String, x: Range<f64>, y: Range<f64>) -> Drawn {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         let (head, body) = root.split_vertically(112);
         self.head(&head)?;
@@ -141,8 +150,16 @@ impl Plot {
             .y_label_formatter(&|y| plain(*y, span))
             .draw()
             .map_err(text)?;
+        self.lay(&mut chart, &y)?;
+        root.present().map_err(text)
+    }
+
+    /// Marks below, curves over them, bars on top.
+    fn lay(&self, chart: &mut Chart<'_, '_>, y: &Range<f64>) -> Drawn {
         for (_, colour, places) in &self.marks {
-            for &at in places {
+            // More lines than this would be one red field.
+            let apart = places.len().div_ceil(MARKS).max(1);
+            for &at in places.iter().step_by(apart) {
                 let line = PathElement::new(
                     [(at, y.start), (at, y.end)],
                     SERIES[*colour].0.mix(0.7).stroke_width(3),
@@ -165,7 +182,7 @@ impl Plot {
                 chart.draw_series(LineSeries::new(part, style)).map_err(text)?;
             }
         }
-        for bar in &self.bars {
+        for bar in self.bars.iter().filter(|bar| bar.drawn()) {
             let colour = SERIES[bar.colour % SERIES.len()].0;
             let line =
                 PathElement::new([(bar.x, bar.low), (bar.x, bar.high)], colour.stroke_width(5));
@@ -176,7 +193,7 @@ impl Plot {
                 .draw_series([Circle::new((bar.x, bar.value), 10, colour.filled())])
                 .map_err(text)?;
         }
-        root.present().map_err(text)
+        Ok(())
     }
 
     /// Title and legend.
@@ -194,6 +211,7 @@ impl Plot {
         }
         let mut x = 180;
         for (name, colour) in entries {
+            let name = &clip(name, 30);
             let width = 60 + wide(name) * i32::try_from(LETTERS).unwrap_or(0) / 2;
             if x + width > SIZE.0 as i32 {
                 break;
@@ -209,6 +227,12 @@ impl Plot {
     }
 }
 
+impl Bar {
+    fn drawn(&self) -> bool {
+        self.low <= self.value && self.value <= self.high && self.high.max(-self.low) < LARGEST
+    }
+}
+
 impl Series {
     fn style(&self) -> ShapeStyle {
         let colour = SERIES[self.colour % SERIES.len()].0;
@@ -219,9 +243,16 @@ impl Series {
     }
 }
 
+impl Ratio {
+    fn drawn(&self) -> bool {
+        let (low, high) = self.expected.unwrap_or((1.0, 1.0));
+        [self.value, low, high].iter().all(|value| (0.0..1e6).contains(value))
+    }
+}
+
 /// Actual over predicted, a row each; 1 is as predicted.
 pub(crate) fn ratios(heading: &str, rows: &[Ratio]) -> Result<Option<String>> {
-    let rows: Vec<&Ratio> = rows.iter().filter(|r| r.value.is_finite()).take(MOST_ROWS).collect();
+    let rows: Vec<&Ratio> = rows.iter().filter(|row| row.drawn()).take(MOST_ROWS).collect();
     if rows.is_empty() {
         return Ok(None);
     }
@@ -278,7 +309,7 @@ fn draw_ratios(svg: &mut String, heading: &str, rows: &[&Ratio]) -> Drawn {
         let size = LETTERS.min(560 / rows.len() as u32).max(18);
         let style = ("sans-serif", size).into_font().color(&INK.0);
         let style = style.pos(Pos::new(HPos::Right, VPos::Center));
-        root.draw(&Text::new(row.name.clone(), (400, place), style)).map_err(text)?;
+        root.draw(&Text::new(clip(&row.name, 36), (410, place), style)).map_err(text)?;
     }
     root.present().map_err(text)
 }

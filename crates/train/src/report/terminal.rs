@@ -18,9 +18,7 @@ pub fn plot(title: &str, points: &[(f64, f64)], width: usize, height: usize) -> 
         return String::new();
     }
     let (columns, rows) = (width - LEFT - 1, height - 2);
-    let last = points.iter().rev().find(|point| point.1.is_finite());
-    let now = last.map_or(String::new(), |point| format!("  {}", figure(point.1)));
-    let mut lines = vec![clip(&format!("{title}{now}"), width)];
+    let mut lines = vec![clip(title, width)];
     let Some((low, high)) = frame(&[points]) else {
         lines.push(clip("  nothing to draw yet", width));
         return lines.join("\n");
@@ -46,11 +44,13 @@ pub fn plot(title: &str, points: &[(f64, f64)], width: usize, height: usize) -> 
             }
             _ => String::new(),
         };
-        lines.push(format!("{number:>w$}┤{}", dots.row(row), w = LEFT).trim_end().to_owned());
+        let line = format!("{number:>w$}┤{}", dots.row(row), w = LEFT);
+        lines.push(clip(line.trim_end(), width));
     }
     let (from, to) = (short(left), short(right));
     let gap = columns.saturating_sub(from.len() + to.len());
-    lines.push(format!("{:>w$}└{from}{}{to}", "", "─".repeat(gap), w = LEFT));
+    let axis = format!("{:>w$}└{from}{}{to}", "", "─".repeat(gap), w = LEFT);
+    lines.push(clip(&axis, width));
     lines.join("\n")
 }
 

@@ -159,8 +159,8 @@ fn a_card_holds_what_is_needed_to_believe_and_to_repeat() {
             "nats a token (mean of the last 19 steps)",
             "on wikitext2",
             "empty is empty",
-            "the loss of 1 steps is no number",
-            "Steps 400.",
+            "the loss is no number at 1 step",
+            "Steps: 400.",
             "approach 3, 12 runs",
             "loss spike rolled back",
             "seen at step 721",
@@ -304,9 +304,13 @@ fn a_screen_fits_and_cannot_be_steered() {
             assert!(!line.contains(char::is_control), "{line:?}");
         }
         if width >= 80 && height >= 24 {
-            for word in
-                ["stories-1 · step 1000/1000 (100 %)", "loss", "gradient norm", "Once upon⏵ a time"]
-            {
+            for word in [
+                "stories-1 · step 1000/1000 (100 %)",
+                "loss",
+                "learning rate  0",
+                "gradient norm",
+                "Once upon⏵ a time",
+            ] {
                 assert!(screen.contains(word), "{width}x{height}: {word}\n{screen}");
             }
         }
@@ -319,7 +323,7 @@ fn dots_stand_where_the_points_are() {
     let plot = terminal::plot("up", &points, 40, 12);
     let lines: Vec<&str> = plot.lines().collect();
     assert_eq!(lines.len(), 12);
-    assert!(lines[0].starts_with("up  100"), "{plot}");
+    assert!(lines[0] == "up" && lines[11].ends_with("100"), "{plot}");
     let first = |line: &str| line.chars().position(|c| ('\u{2801}'..='\u{28ff}').contains(&c));
     let places: Vec<_> = lines[1..11].iter().filter_map(|line| first(line)).collect();
     assert!(places.len() == 10 && places.is_sorted_by(|a, b| a > b), "{places:?}\n{plot}");
@@ -343,6 +347,9 @@ fn a_card_is_written_as_a_page_a_text_and_plots() {
     let folder = named.unwrap_or(gone.path().to_path_buf()).join("of one");
     std::fs::create_dir_all(&folder).unwrap();
     let all = [run(1), run(2), run(3)];
+    let three = folder.with_file_name("of three");
+    std::fs::create_dir_all(&three).unwrap();
+    card(&all).unwrap().write(&three).unwrap();
     card(&all).unwrap().write(&folder).unwrap();
     card(&all[..1]).unwrap().write(&folder).unwrap();
     let text = std::fs::read_to_string(folder.join("report.md")).unwrap();
@@ -359,4 +366,79 @@ fn a_card_is_written_as_a_page_a_text_and_plots() {
     println!("{}", watch::screen(&all[0], 120, 40));
     let error = card(&all).unwrap().write(&folder.join("report.md")).unwrap_err().to_string();
     assert!(error.contains("plots"), "{error}");
+}
+
+/// Numbers and names as nobody writes them: a report is still made, in bounded time.
+#[test]
+fn no_log_can_stop_a_report() {
+    let numbers = [
+        "0",
+        "-1",
+        "1e-320",
+        "1e29",
+        "1e308",
+        "-1e308",
+        "\"NaN\"",
+        "\"inf\"",
+        "null",
+        "7.000000000000001",
+    ];
+    let mut random = crate::evaluate::Random(5);
+    for round in 0..60 {
+        let mut text = String::new();
+        for step in [0, 1, 2, 3, u64::MAX - 1, u64::MAX] {
+            let mut pick = || numbers[random.below(numbers.len())];
+            let fields: Vec<String> =
+                ["loss", "lr", "grad_norm", "tokens_per_s", "seconds", "joules", "bpb"]
+                    .iter()
+                    .map(|field| format!("\"{field}\":{}", pick()))
+                    .collect();
+            let eval = format!("{{\"x\":{{\"bpb\":{},\"loss\":{},\"tokens\":1}}}}", pick(), pick());
+            text += &format!("{{\"step\":{step},{},\"eval\":{eval}}}\n", fields.join(","));
+        }
+        let log = Log::of(text.as_bytes()).unwrap();
+        assert_eq!((log.lines.len(), log.problem_count), (6, 0), "{:?}", log.problems);
+        let mut run = Run { log, file: file(1) };
+        let value = [0.0, 1e308, f64::NAN, -3.0, 1e-320, 2.0][round % 6];
+        let wrong = Some(Expected { value, low: Some(-value), high: Some(value * 2.0) });
+        run.file.predicted = Some(Predicted {
+            loss: wrong,
+            seconds: wrong,
+            curve: vec![(u64::MAX, value), (0, value)],
+            hold_out: Some("x".into()),
+            ..Predicted::default()
+        });
+        run.file.price = Some(Price { per_hour: value, currency: "€".repeat(200) });
+        run.file.name = "玉山<>".repeat(100);
+        run.file.steps = Some(u64::MAX);
+        let card = card(&[run.clone(), run.clone()]).unwrap();
+        for (_, svg) in &card.plots {
+            texts(svg);
+            assert!(svg.len() < 200_000);
+        }
+        let screen = watch::screen(&run, 100, 30);
+        let cells = |line: &str| line.chars().map(terminal::cells).sum::<usize>();
+        assert!(screen.lines().all(|line| cells(line) <= 100), "{screen}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_damaged_log_is_read_as_far_as_it_goes(
+        at in proptest::collection::vec((0usize..4000, proptest::num::u8::ANY), 0..20),
+    ) {
+        let mut bytes = Vec::new();
+        for line in &run(1).log.lines[395..405] {
+            serde_json::to_writer(&mut bytes, line).unwrap();
+            bytes.push(b'\n');
+        }
+        for (place, byte) in at {
+            let length = bytes.len();
+            bytes[place % length] = byte;
+        }
+        let log = Log::of(&bytes[..]).unwrap();
+        let lines = bytes.split(|&byte| byte == b'\n').count();
+        proptest::prop_assert!(log.lines.len() + log.problem_count <= 2 * lines);
+        card(&[Run { log, file: RunFile::default() }]).unwrap();
+    }
 }

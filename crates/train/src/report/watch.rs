@@ -10,6 +10,12 @@ use super::plot::short;
 use super::run::{Facts, Run};
 use super::terminal::{clip, figure, plot};
 
+/// The curve without noise.
+const RATE: &str = "learning rate";
+
+/// A figure of a step.
+type Field = fn(&Line) -> Option<f64>;
+
 /// Lines of a plot.
 const HIGH: std::ops::RangeInclusive<usize> = 6..=14;
 /// Steps that the time left is taken from.
@@ -22,9 +28,9 @@ pub fn screen(run: &Run, width: usize, height: usize) -> String {
     let columns = if width >= 90 { 2 } else { 1 };
     let tail = foot(run, width, (height / 4).max(3));
     let room = height.saturating_sub(lines.len() + tail.len());
-    let curves: [(&str, fn(&Line) -> Option<f64>); 4] = [
+    let curves: [(&str, Field); 4] = [
         ("loss 損失", |line| line.loss),
-        ("learning rate", |line| line.lr),
+        (RATE, |line| line.lr),
         ("gradient norm", |line| line.grad_norm),
         ("tokens/s", |line| line.tokens_per_s),
     ];
@@ -32,12 +38,15 @@ pub fn screen(run: &Run, width: usize, height: usize) -> String {
     let cell = (width + 1) / columns - 1;
     let plots: Vec<Vec<String>> = curves
         .iter()
-        .map(|(title, figure)| {
-            let points = run.curve(figure);
+        .map(|(title, field)| {
+            let points = run.curve(field);
+            let last = points.iter().rev().find(|point| point.1.is_finite());
+            let title =
+                last.map_or((*title).to_owned(), |last| format!("{title}  {}", figure(last.1)));
             // Noise of more steps than there are dots would fill the whole plot.
-            let dense = points.len() > 4 * cell;
+            let dense = points.len() > 4 * cell && !title.starts_with(RATE);
             let points = if dense { smooth(&points) } else { points };
-            let plot = plot(title, &points, cell, high);
+            let plot = plot(&title, &points, cell, high);
             plot.lines().map(str::to_owned).collect()
         })
         .collect();
@@ -68,7 +77,7 @@ fn head(run: &Run, facts: &Facts, width: usize) -> Vec<String> {
     });
     let mut first = vec![run.file.name.clone(), format!("step {}{share}", facts.step)];
     first.push(format!("{} tokens", short(facts.tokens as f64)));
-    let last = |value: fn(&Line) -> Option<f64>| run.log.lines.iter().rev().find_map(value);
+    let last = |value: Field| run.log.lines.iter().rev().find_map(value);
     first.extend(last(|line| line.loss).map(|loss| format!("loss {}", figure(loss))));
     first.extend(last(|line| line.bpb).map(|bpb| format!("{} bits/byte", figure(bpb))));
     for (name, (_, score)) in run.last_eval().iter().take(3) {
@@ -90,7 +99,7 @@ fn head(run: &Run, facts: &Facts, width: usize) -> Vec<String> {
     lines.retain(|line| !line.is_empty());
     if facts.lost_count > 0 {
         let text = format!(
-            "! {} steps whose loss is no number, the first: {}",
+            "! the loss is no number at {} steps, the first: {}",
             facts.lost_count, facts.lost[0]
         );
         lines.push(clip(&text, width));
