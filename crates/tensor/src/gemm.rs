@@ -20,6 +20,8 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use crate::Pool;
 use crate::aligned::AlignedBytes;
 use crate::isa::Isa;
@@ -28,26 +30,39 @@ use kernel::{Kernel, Panel};
 /// Longest block of a sum: a panel of 16 columns is 24 KiB then and stays in an L1 of 32 KiB.
 const BLOCK: usize = 384;
 
-/// Columns of B that are packed at once: 6 MiB with the longest block.
+/// Columns of B that are packed at once: at most 6 MiB.
 const COLUMNS: usize = 4096;
 
-/// Floats of A that a chunk of rows may have: half of an L2 of 512 KiB.
-const CHUNK: usize = 64 << 10;
+/// Floats of A that a chunk of rows has: less than half of an L2 of 512 KiB.
+const CHUNK: usize = 48 << 10;
 
-/// Columns of C below which a chunk is not split further: packing its rows must pay.
-const NARROW: usize = 256;
+/// Floats for the rows of A of one thread: those of a chunk, rounded up to whole tiles.
+const OWN: usize = CHUNK + 16 * BLOCK;
+
+/// Tiles one above the other in a chunk at least: each panel of B comes to L1 once for them.
+const FEW: usize = 8;
+
+/// Columns of a chunk at least, and where its rows must be copied first.
+const NARROW: usize = 96;
+const WIDE: usize = 512;
 
 /// Chunks for each thread, where the product is large enough: balance when a core is busy elsewhere.
 const CHUNKS: usize = 8;
 
+/// Panels that are packed together: some lines side by side in each row of the source.
+const GROUP: usize = 8;
+
 /// Multiply-adds below which a chunk is not made smaller, some 20 microseconds.
 const SMALL: usize = 1 << 20;
+
+/// Floats of a line of the caches.
+const LINE: usize = 16;
 
 /// Widest panel of any kernel.
 const WIDEST: usize = 32;
 
 /// Floats of scratch that [`gemm_serial`] needs.
-pub const SCRATCH: usize = BLOCK * WIDEST;
+pub const SCRATCH: usize = BLOCK * WIDEST + 16;
 
 /// A matrix as it stands in memory, row-major, and whether the product uses it transposed.
 #[derive(Clone, Copy)]
@@ -122,14 +137,11 @@ pub enum Store {
 /// Packed panels: kept from one product to the next, so that the steady state allocates nothing.
 #[derive(Default)]
 pub struct Workspace {
-    /// Panels of B: at most 6 MiB.
+    /// Panels of B.
     b: AlignedBytes,
-    /// A run of [`ROWS_SPACE`] floats for each thread.
+    /// Rows of A.
     a: AlignedBytes,
 }
-
-/// Floats for the rows of A of one thread: a chunk, and as much as a kernel writes over its end.
-const ROWS_SPACE: usize = CHUNK + 32 * BLOCK;
 
 /// `C = A B` or `C += A B` on all threads of the pool.
 ///
@@ -147,35 +159,16 @@ pub fn gemm(
     b: Operand<'_>,
     c: Target<'_>,
 ) {
-    let Some(mut product) = Product::new(isa, a, b, c) else { return };
-    let threads = pool.threads();
-    let Workspace { b: b_space, a: a_space } = space;
-    let (n, k) = (product.n, product.k);
-    let length = block_length(k);
-    let width = product.kernel.columns;
-    let panels = n.min(COLUMNS).div_ceil(width);
-    let b_floats = grown(b_space, panels * width * length);
-    let a_floats = Shared(grown(a_space, threads * ROWS_SPACE));
-    for n0 in (0..n).step_by(COLUMNS) {
-        let columns = (n - n0).min(panels * width);
+    let Some(product) = Product::new(isa, a, b, c) else { return };
+    let Product { n, k, length, .. } = product;
+    let plan = Plan::new(&product, pool.threads());
+    let space = plan.space(&product, pool.threads(), space);
+    for n0 in (0..n).step_by(plan.columns) {
         for k0 in (0..k.max(1)).step_by(length) {
-            product.region = Region { n0, columns, k0, k: (k - k0).min(length) };
-            let packed = Shared(b_floats);
-            let product = &product;
-            product.pack(pool, packed);
-            let (rows, columns) = product.chunks(threads);
-            let row_chunks = product.m.div_ceil(rows);
-            let column_chunks = product.region.columns.div_ceil(columns);
-            pool.run(row_chunks * column_chunks, &|chunk, thread| {
-                let (i, j) = (chunk / column_chunks, chunk % column_chunks);
-                let (m0, j0) = (i * rows, j * columns);
-                let rows = m0..product.m.min(m0 + rows);
-                let columns = j0..product.region.columns.min(j0 + columns);
-                // SAFETY: a thread runs one chunk at a time, so its run of `a_space` is its own.
-                let own = unsafe { a_floats.get().add(thread * ROWS_SPACE) };
-                // SAFETY: `pack` filled the panels; chunks are disjoint pieces of C.
-                unsafe { product.chunk(rows, columns, packed.get(), own) };
-            });
+            let region =
+                Region { columns: n0..n.min(n0 + plan.columns), ks: k0..k.min(k0 + length) };
+            product.pack(pool, &region, &space);
+            product.multiply(pool, &plan, &region, &space);
         }
     }
 }
@@ -188,8 +181,11 @@ pub fn gemm(
 pub fn gemm_serial(isa: Isa, scratch: &mut [f32], a: Operand<'_>, b: Operand<'_>, c: Target<'_>) {
     assert!(scratch.len() >= SCRATCH, "scratch of {} floats, not {SCRATCH}", scratch.len());
     let Some(product) = Product::new(isa, a, b, c) else { return };
-    let Product { kernel, m, n, k, a, b, .. } = product;
-    let length = block_length(k);
+    // Panels begin with a line of the cache.
+    let scratch = &mut scratch[..SCRATCH];
+    let start = scratch.as_ptr().align_offset(64).min(16);
+    let scratch = &mut scratch[start..];
+    let Product { kernel, m, n, k, a, b, length, .. } = product;
     for k0 in (0..k.max(1)).step_by(length) {
         let block = (k - k0).min(length);
         for n0 in (0..n).step_by(kernel.columns) {
@@ -209,6 +205,7 @@ pub fn gemm_serial(isa: Isa, scratch: &mut [f32], a: Operand<'_>, b: Operand<'_>
                     a_strip: a.row * kernel.rows,
                     b: scratch.as_ptr(),
                     b_step: kernel.columns,
+                    later: scratch.as_ptr(),
                     c: product.c.add(n0),
                     c_stride: product.c_stride,
                     add: product.add(k0),
@@ -248,25 +245,76 @@ impl Source {
     }
 }
 
-/// A pointer that chunks of a region share.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: an address; who writes what behind it is said where it is used.
-unsafe impl Sync for Shared {}
+/// Where panels lie: addresses that the chunks of a region share.
+struct Space {
+    b: *mut f32,
+    /// A run of [`OWN`] floats for each thread.
+    a: *mut f32,
+}
+// SAFETY: addresses; who writes what behind them is said where they are used.
+unsafe impl Sync for Space {}
 
-impl Shared {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
+/// What a pair of regions of the pool computes: columns of C, and a block of their sums.
+struct Region {
+    columns: Range<usize>,
+    ks: Range<usize>,
 }
 
-/// The part of a product that one pair of regions computes: columns of C, and a block of the sums.
-#[derive(Clone, Copy, Default)]
-struct Region {
-    n0: usize,
+/// How A is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// Where it stands.
+    There,
+    /// Copied by each chunk, so that it lies in that thread's L2: it lies across k, or its rows are so far
+    /// apart that few sets of the caches would hold them, or there are several blocks.
+    Copied,
+}
+
+/// How a product is cut; for speed alone.
+struct Plan {
+    how: Rows,
+    /// Columns of a region.
     columns: usize,
-    k0: usize,
-    k: usize,
+    /// Rows and columns of a chunk.
+    chunk: (usize, usize),
+}
+
+impl Plan {
+    fn new(product: &Product, threads: usize) -> Plan {
+        let &Product { kernel, m, n, k, length, a, .. } = product;
+        let how = match a {
+            Source { row: 1, .. } if m > 1 => Rows::Copied,
+            Source { row, .. } if row % 256 == 0 || k > length => Rows::Copied,
+            _ => Rows::There,
+        };
+        let columns = n.min(COLUMNS);
+
+        let work = m * columns * length;
+        let wanted = (work / SMALL).clamp(1, CHUNKS * threads);
+        // Rows that are copied should be used for many columns, unless threads would stand idle.
+        let (few, most) = (FEW * kernel.rows, CHUNK / length);
+        let patient = how == Rows::Copied && m.div_ceil(few) >= 2 * threads;
+        let narrow = if patient { WIDE } else { NARROW };
+        // Columns are split where rows alone would give too few chunks.
+        let parts = wanted.div_ceil(m.div_ceil(most)).min(columns / narrow).max(1);
+        let high = m.div_ceil(wanted.div_ceil(parts)).max(few).min(most);
+        let even = |all: usize, part: usize, unit: usize| {
+            all.div_ceil(all.div_ceil(part)).next_multiple_of(unit)
+        };
+        let chunk = (
+            even(m, high / kernel.rows * kernel.rows, kernel.rows),
+            even(columns, columns.div_ceil(parts), kernel.columns),
+        );
+        Plan { how, columns, chunk }
+    }
+
+    /// The workspace, as large as this plan needs it.
+    fn space(&self, product: &Product, threads: usize, space: &mut Workspace) -> Space {
+        let Product { kernel, length, .. } = product;
+        let b = self.columns.next_multiple_of(kernel.columns) * length;
+        let a = if self.how == Rows::Copied { threads * OWN } else { 0 };
+        Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a) }
+    }
 }
 
 /// A checked product.
@@ -280,7 +328,8 @@ struct Product {
     c: *mut f32,
     c_stride: usize,
     store: Store,
-    region: Region,
+    /// See [`block_length`].
+    length: usize,
 }
 // SAFETY: A and B are only read; of C every chunk writes its own piece.
 unsafe impl Sync for Product {}
@@ -306,7 +355,7 @@ impl Product {
             c: data.as_mut_ptr(),
             c_stride: stride,
             store,
-            region: Region::default(),
+            length: block_length(k),
         })
     }
 
@@ -315,91 +364,123 @@ impl Product {
         k0 > 0 || self.store == Store::Add
     }
 
-    /// Packs the region's part of B: panel after panel, each `(k, width)`.
-    fn pack(&self, pool: &mut Pool, to: Shared) {
-        let Region { n0, columns, k0, k } = self.region;
-        let width = self.kernel.columns;
-        // Some tens of kilobytes: what a thread packs at once is written while it is in L1.
-        let group = 4;
-        let panels = columns.div_ceil(width);
-        pool.run(panels.div_ceil(group), &|chunk, _| {
-            for panel in chunk * group..panels.min((chunk + 1) * group) {
-                let at = panel * width;
-                // SAFETY: inside B by `Product::new`; the workspace holds all panels of a region.
-                unsafe {
-                    let to = to.get().add(at * k);
-                    (self.kernel.pack_b)(self.b.at(k0, n0 + at), k, (columns - at).min(width), to);
-                }
+    /// Packs the region's part of B, panel after panel.
+    fn pack(&self, pool: &mut Pool, region: &Region, space: &Space) {
+        let Region { columns, ks } = region;
+        let group = GROUP * self.kernel.columns;
+        pool.run(columns.len().div_ceil(group), &|part, _| {
+            let at = part * group;
+            // SAFETY: inside B by `Product::new`; the space holds the panels of a region, and the parts
+            // are disjoint.
+            unsafe {
+                let from = self.b.at(ks.start, columns.start + at);
+                let (columns, to) = (group.min(columns.len() - at), space.b.add(at * ks.len()));
+                (self.kernel.pack_b)(from, ks.len(), columns, to);
             }
         });
     }
 
-    /// Rows and columns of a chunk: as many rows as fit in L2, but enough chunks for all threads.
-    fn chunks(&self, threads: usize) -> (usize, usize) {
-        let Region { columns, k, .. } = self.region;
-        let (m, unit, width) = (self.m, self.kernel.rows, self.kernel.columns);
-        let work = m * columns * k.max(1);
-        let wanted = (work / SMALL).clamp(1, CHUNKS * threads);
-        let most = (CHUNK / k.max(1)).max(unit);
-        // Columns are split where rows alone give too few chunks.
-        let parts = (columns / NARROW).clamp(1, wanted.div_ceil(m.div_ceil(most)));
-        let columns = columns.div_ceil(parts).next_multiple_of(width);
-        let rows = m.div_ceil(wanted.div_ceil(parts)).min(most);
-        // Chunks of whole strips, and all of them about equally long.
-        let chunks = m.div_ceil((rows / unit).max(1) * unit);
-        (m.div_ceil(chunks).next_multiple_of(unit), columns)
+    /// Computes a region whose panels are packed.
+    fn multiply(&self, pool: &mut Pool, plan: &Plan, region: &Region, space: &Space) {
+        let (high, wide) = plan.chunk;
+        let across = region.columns.len().div_ceil(wide);
+        let chunks = self.m.div_ceil(high) * across;
+        pool.run(chunks, &|chunk, thread| {
+            let (m, n) = (chunk / across * high, chunk % across * wide);
+            let rows = m..self.m.min(m + high);
+            let columns = n..region.columns.len().min(n + wide);
+            let later = self.later(region, &rows, (chunk, chunks));
+            // SAFETY: the panels are packed; chunks are disjoint pieces of C, and a thread runs one at a
+            // time.
+            unsafe { self.chunk(plan.how, region, (rows, columns), later, (space, thread)) };
+        });
+    }
+
+    /// What will be read from far memory soon, as starts and lines: a chunk fetches it on the way, its
+    /// share of the next block's rows of A^T and B, or the next rows of A.
+    fn later(
+        &self,
+        region: &Region,
+        rows: &Range<usize>,
+        (chunk, chunks): (usize, usize),
+    ) -> [(*const f32, usize); 2] {
+        let next = region.ks.end;
+        // SAFETY: addresses only.
+        unsafe {
+            if next < self.k {
+                let (a, b) =
+                    (self.a.transposed().at(next, 0), self.b.at(next, region.columns.start));
+                [a, b].map(|source| {
+                    let lines = self.length.min(self.k - next) * source.row / LINE;
+                    let (from, to) = (lines * chunk / chunks, lines * (chunk + 1) / chunks);
+                    let lines = if source.column == 1 { to - from } else { 0 };
+                    (source.start.wrapping_add(from * LINE), lines)
+                })
+            } else if self.k <= self.length && self.a.column == 1 {
+                let lines = rows.len() * self.a.row / LINE;
+                [(self.a.at(rows.end, 0).start, lines), (self.a.start, 0)]
+            } else {
+                [(self.a.start, 0); 2]
+            }
+        }
     }
 
     /// One piece of C.
     ///
     /// # Safety
-    /// `rows` and `columns` (counted from the region's first) lie in C and nobody else touches them;
-    /// `packed` holds the region's panels; `own` has room for [`ROWS_SPACE`] floats.
+    /// `rows` and `columns` (the latter counted from the region's first) lie in C and nobody else touches
+    /// them; the panels of the region are packed; nobody else uses the thread's run of the space.
     unsafe fn chunk(
         &self,
-        rows: std::ops::Range<usize>,
-        columns: std::ops::Range<usize>,
-        packed: *const f32,
-        own: *mut f32,
+        how: Rows,
+        region: &Region,
+        (rows, columns): (Range<usize>, Range<usize>),
+        later: [(*const f32, usize); 2],
+        (space, thread): (&Space, usize),
     ) {
-        let Region { n0, k0, k, .. } = self.region;
         let Kernel { rows: unit, columns: width, pack_a, multiply, .. } = self.kernel;
+        let (m0, k0, k) = (rows.start, region.ks.start, region.ks.len());
         // SAFETY: as the caller promises.
         unsafe {
-            let a = self.a.at(rows.start, k0);
-            let copied = self.collides();
-            if copied {
-                for (strip, m0) in rows.clone().step_by(unit).enumerate() {
-                    let from = self.a.at(m0, k0).transposed();
-                    pack_a(from, k, (rows.end - m0).min(unit), own.add(strip * unit * k));
+            let there = self.a.at(m0, k0);
+            let (a, a_row, a_step, a_strip) = match how {
+                Rows::There => (there.start, there.row, there.column, unit * there.row),
+                Rows::Copied => {
+                    let own = space.a.add(thread * OWN);
+                    pack_a(there.transposed(), k, rows.len(), own);
+                    (own.cast_const(), 1, unit, unit * k)
                 }
-            }
-            let mut panel = Panel {
-                rows: rows.len(),
-                columns: width,
-                k,
-                a: if copied { own } else { a.start },
-                a_row: if copied { 1 } else { a.row },
-                a_step: if copied { unit } else { a.column },
-                a_strip: if copied { unit * k } else { unit * a.row },
-                b: packed,
-                b_step: width,
-                c: self.c,
-                c_stride: self.c_stride,
-                add: self.add(k0),
             };
+            let lines = rows.len().div_ceil(unit) * kernel::lines(k);
+            let mut fetched = 0;
             for j in columns.clone().step_by(width) {
-                panel.columns = (columns.end - j).min(width);
-                panel.b = packed.add(j * k);
-                panel.c = self.c.add(rows.start * self.c_stride + n0 + j);
-                multiply(&panel);
+                let b = space.b.add(j * k).cast_const();
+                let [first, second] = later;
+                let later = if fetched < first.1 {
+                    first.0.wrapping_add(fetched * LINE)
+                } else if fetched < first.1 + second.1 {
+                    second.0.wrapping_add((fetched - first.1) * LINE)
+                } else {
+                    b // is near
+                };
+                fetched += lines;
+                multiply(&Panel {
+                    rows: rows.len(),
+                    columns: (columns.end - j).min(width),
+                    k,
+                    a,
+                    a_row,
+                    a_step,
+                    a_strip,
+                    b,
+                    b_step: width,
+                    later,
+                    c: self.c.add(m0 * self.c_stride + region.columns.start + j),
+                    c_stride: self.c_stride,
+                    add: self.add(k0),
+                });
             }
         }
-    }
-
-    /// Whether A is copied: its rows are so far apart that few sets of the caches would hold them.
-    fn collides(&self) -> bool {
-        self.a.row.max(self.a.column) % 256 == 0 || self.k > BLOCK
     }
 }
 

@@ -53,6 +53,17 @@ pub fn peak_f32(threads: usize) -> f64 {
     peak(threads, f32s)
 }
 
+/// As [`peak_f32`] with all threads of a pool, but only some milliseconds of it: to be taken between the
+/// runs of what is measured, where a shared machine changes its speed from one moment to the next.
+pub fn peak_f32_now(pool: &mut Pool) -> f64 {
+    let (isa, pieces) = (Isa::best(), 64 * pool.threads());
+    let start = Instant::now();
+    pool.run(pieces, &|_, _| {
+        f32s(isa, ROUNDS);
+    });
+    (f32s(isa, 0) * ROUNDS * pieces) as f64 / start.elapsed().as_secs_f64()
+}
+
 fn peak(threads: usize, kernel: fn(Isa, usize) -> usize) -> f64 {
     let mut pool = Pool::stubborn(threads);
     let isa = Isa::best();

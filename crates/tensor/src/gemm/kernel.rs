@@ -12,14 +12,29 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::{Source, pack};
+use super::{LINE, Source, pack};
 use crate::isa::{Isa, Set};
 
-/// Copies a panel of `width` columns (fewer at the edge: the rest becomes zero) over `k` rows.
+/// Lines that a tile fetches of what comes later.
+pub(super) fn lines(k: usize) -> usize {
+    k / STEPS
+}
+
+/// See [`pack::plain`].
 type Pack = unsafe fn(from: Source, k: usize, columns: usize, to: *mut f32);
 
 /// Floats of the largest tile.
 const EDGE: usize = 14 * super::WIDEST;
+
+/// Steps of k that are unrolled: a line of a row of A.
+const STEPS: usize = 16;
+
+/// Lines of the next panel that are fetched in so many steps: all of it in the time of some tiles.
+const AHEAD: usize = 2;
+
+/// `_MM_HINT_T0` and `_MM_HINT_T1`.
+const NEAR: i32 = 3;
+const FAR: i32 = 2;
 
 /// The entry points of an instruction set.
 #[derive(Clone, Copy)]
@@ -78,6 +93,8 @@ pub(super) struct Panel {
     /// Row `k` of the panel begins at `b[k * b_step]`, as wide as the kernel.
     pub(super) b: *const f32,
     pub(super) b_step: usize,
+    /// Memory that is fetched on the way, [`lines`] for each tile.
+    pub(super) later: *const f32,
     pub(super) c: *mut f32,
     pub(super) c_stride: usize,
     /// Onto what is in C.
@@ -194,6 +211,7 @@ impl Lanes for [f32; 4] {
 }
 
 /// `R` rows of C, `N` vectors wide. `ALONG`: A's rows lie along k (`a_step` is 1), else across it.
+/// `far`: the next panel, and the memory that is used later.
 ///
 /// # Safety
 /// `a` and `c` are the panel's at the first row of the tile, with `R` rows left.
@@ -202,23 +220,37 @@ unsafe fn tile<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
     panel: &Panel,
     a: *const f32,
     c: *mut f32,
+    [mut ahead, mut later]: [*const f32; 2],
 ) {
+    let mut next = a.wrapping_add(panel.a_strip);
     // SAFETY: the panel says what may be read and written.
     unsafe {
         let mut sums = [[V::zero(); N]; R];
         let (mut a, mut b) = (a, panel.b);
         let (row, step) = if ALONG { (panel.a_row, 1) } else { (1, panel.a_step) };
         for r in 0..R {
-            prefetch(c.wrapping_add(r * panel.c_stride));
+            fetch::<NEAR>(c.wrapping_add(r * panel.c_stride));
         }
-        for _ in 0..panel.k / 4 {
-            for _ in 0..4 {
+        for _ in 0..panel.k / STEPS {
+            // The rows of the next tile as fast as this one uses its own, the next panel, and what comes
+            // after all panels.
+            for r in 0..R {
+                fetch::<NEAR>(next.wrapping_add(r * if ALONG { row } else { STEPS }));
+            }
+            next = next.wrapping_add(if ALONG { STEPS } else { STEPS * R });
+            for line in 0..AHEAD {
+                fetch::<FAR>(ahead.wrapping_add(line * LINE));
+            }
+            ahead = ahead.wrapping_add(AHEAD * LINE);
+            fetch::<FAR>(later);
+            later = later.wrapping_add(LINE);
+            for _ in 0..STEPS {
                 one_step(&mut sums, a, row, b);
                 a = a.wrapping_add(step);
                 b = b.wrapping_add(panel.b_step);
             }
         }
-        for _ in 0..panel.k % 4 {
+        for _ in 0..panel.k % STEPS {
             one_step(&mut sums, a, row, b);
             a = a.wrapping_add(step);
             b = b.wrapping_add(panel.b_step);
@@ -295,12 +327,13 @@ unsafe fn edge(panel: &Panel, tile: &[f32; EDGE], width: usize, rows: usize, c: 
     }
 }
 
+/// Fetches a line into L1 ([`NEAR`]) or L2 ([`FAR`]).
 #[inline(always)]
-fn prefetch(_p: *const f32) {
+fn fetch<const HINT: i32>(_p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults, whatever the address.
     unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(_p.cast());
+        _mm_prefetch::<HINT>(_p.cast());
     }
 }
 
@@ -308,10 +341,13 @@ fn prefetch(_p: *const f32) {
 #[inline(always)]
 unsafe fn rows<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(panel: &Panel) {
     let (mut a, mut c, mut left) = (panel.a, panel.c, panel.rows);
+    let mut far = [panel.b.wrapping_add(panel.k * panel.b_step), panel.later];
     // SAFETY: as in `tile`.
     unsafe {
         while left >= R {
-            tile::<V, R, N, ALONG>(panel, a, c);
+            tile::<V, R, N, ALONG>(panel, a, c, far);
+            far[0] = far[0].wrapping_add(lines(panel.k) * AHEAD * LINE);
+            far[1] = far[1].wrapping_add(lines(panel.k) * LINE);
             a = a.wrapping_add(panel.a_strip);
             c = c.wrapping_add(R * panel.c_stride);
             left -= R;
@@ -324,10 +360,10 @@ unsafe fn rows<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(pane
             let a = a.wrapping_add(done * if ALONG { panel.a_row } else { 1 });
             let c = c.wrapping_add(done * panel.c_stride);
             match rows {
-                8 => tile::<V, 8, N, ALONG>(panel, a, c),
-                4 => tile::<V, 4, N, ALONG>(panel, a, c),
-                2 => tile::<V, 2, N, ALONG>(panel, a, c),
-                _ => tile::<V, 1, N, ALONG>(panel, a, c),
+                8 => tile::<V, 8, N, ALONG>(panel, a, c, far),
+                4 => tile::<V, 4, N, ALONG>(panel, a, c, far),
+                2 => tile::<V, 2, N, ALONG>(panel, a, c, far),
+                _ => tile::<V, 1, N, ALONG>(panel, a, c, far),
             }
             done += rows;
         }

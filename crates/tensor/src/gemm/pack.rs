@@ -9,22 +9,58 @@ use std::arch::x86_64::*;
 
 use super::Source;
 
-/// Plain Rust.
+/// How many rows ahead a source that is read row by row is fetched: its rows are too far apart and too
+/// short for the hardware to see where the reading goes.
+const AHEAD: usize = 12;
+
+/// Packs `columns` columns into panels, each behind the one before it. Plain Rust.
 ///
 /// # Safety
-/// `from` has `k` rows and `columns` columns, `to` room for `k * W` floats; `columns <= W`.
+/// `from` has `k` rows and `columns` columns, `to` room for whole panels.
 pub(super) unsafe fn plain<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
+    let whole = if from.column == 1 { columns - columns % W } else { 0 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        rows::<W>(from, k, whole, to);
+        for at in (whole..columns).step_by(W) {
+            one::<W>(from.at(0, at), k, (columns - at).min(W), to.add(at * k));
+        }
+    }
+}
+
+/// Whole panels of a source whose columns lie side by side.
+#[inline(always)]
+unsafe fn rows<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
     for step in 0..k {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let to = to.add(step * W);
-            if from.column == 1 && columns == W {
-                std::ptr::copy_nonoverlapping(from.start.add(step * from.row), to, W);
-                continue;
+        let row = from.start.wrapping_add(step * from.row);
+        for panel in 0..columns / W {
+            let from_here = row.wrapping_add(panel * W);
+            fetch(from_here.wrapping_add(AHEAD * from.row));
+            // SAFETY: as in `plain`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from_here, to.add((panel * k + step) * W), W);
             }
-            for j in 0..W {
+        }
+    }
+}
+
+#[inline(always)]
+fn fetch(_p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(_p.cast());
+    }
+}
+
+/// One panel, element by element.
+unsafe fn one<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
+    for step in 0..k {
+        for j in 0..W {
+            // SAFETY: as in `plain`.
+            unsafe {
                 let value = from.start.wrapping_add(step * from.row + j * from.column);
-                *to.add(j) = if j < columns { *value } else { 0.0 };
+                *to.add(step * W + j) = if j < columns { *value } else { 0.0 };
             }
         }
     }
@@ -37,25 +73,46 @@ pub(super) unsafe fn plain<const W: usize>(from: Source, k: usize, columns: usiz
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn avx2<const W: usize>(from: Source, k: usize, columns: usize, to: *mut f32) {
-    // SAFETY: the caller's promise; `whole` rows are a multiple of 8, each 8 x 8 square lies inside.
+    // SAFETY: the caller's promise.
     unsafe {
-        if from.row != 1 || columns < W {
-            return plain::<W>(from, k, columns, to);
+        let whole = columns - columns % W;
+        if from.column == 1 {
+            rows::<W>(from, k, whole, to);
+        } else {
+            for at in (0..whole).step_by(W) {
+                turn::<W>(from.at(0, at), k, to.add(at * k));
+            }
         }
-        let whole = k - k % 8;
+        if whole < columns {
+            one::<W>(from.at(0, whole), k, columns - whole, to.add(whole * k));
+        }
+    }
+}
+
+/// One whole panel from a source that lies along k.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn turn<const W: usize>(from: Source, k: usize, to: *mut f32) {
+    let whole = k - k % 8;
+    // SAFETY: as in `plain`; each square of 8 steps lies inside.
+    unsafe {
         for step in (0..whole).step_by(8) {
             for j in (0..W).step_by(8) {
                 let width = if W - j < 8 { W - j } else { 8 };
                 let mut rows = [_mm256_setzero_ps(); 8];
                 for (r, row) in rows.iter_mut().enumerate().take(width) {
-                    *row = _mm256_loadu_ps(from.start.add(step + (j + r) * from.column));
+                    let at = from.start.add(step + (j + r) * from.column);
+                    // The same place in the next panel.
+                    fetch(at.wrapping_add(W * from.column));
+                    *row = _mm256_loadu_ps(at);
                 }
                 for (r, row) in transposed(rows).into_iter().enumerate() {
                     store(row, to.add((step + r) * W + j), width);
                 }
             }
         }
-        plain::<W>(from.at(whole, 0), k - whole, columns, to.add(whole * W));
+        one::<W>(from.at(whole, 0), k - whole, W, to.add(whole * W));
     }
 }
 

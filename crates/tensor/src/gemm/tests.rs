@@ -126,7 +126,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
     #[test]
     fn any_shape_layout_set_and_number_of_threads_gives_the_oracles_bits(case in cases()) {
         check(&case);
