@@ -109,7 +109,12 @@ pub(crate) fn peak(row: &[f32]) -> f32 {
             *lane = if *v > *lane { *v } else { *lane };
         }
     }
-    lanes.into_iter().fold(f32::NEG_INFINITY, |peak, lane| if lane > peak { lane } else { peak })
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+        }
+    }
+    lanes[0]
 }
 
 /// `row = e^(row - shift)`; gives the sum, in 16 fixed lanes.

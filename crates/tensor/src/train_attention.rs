@@ -21,10 +21,13 @@ use crate::{Isa, Pool};
 
 /// Queries of a tile, and keys.
 const QUERIES: usize = 64;
-const KEYS: usize = 64;
+const KEYS: usize = 128;
 
 /// Rows of a tile on the diagonal that are cut off together where nobody sees further.
 const STEP: usize = 16;
+
+/// Rows that a copy is fetched ahead: a head's rows lie far apart, and nothing else foresees them.
+const AHEAD: usize = 12;
 
 /// Floats between rows of scores.
 const SCORES: usize = KEYS + 16;
@@ -235,6 +238,9 @@ impl Unit<'_> {
         let apart = self.shape.apart();
         for t in 0..time {
             let (cos, sin) = self.turns.at(t, d / 2);
+            let ahead = (t + AHEAD).min(time - 1);
+            fetch(&qkv[self.place(ahead, heads + self.kv_head)]);
+            fetch(&qkv[self.place(ahead, heads + kv_heads + self.kv_head)]);
             let key = &qkv[self.place(t, heads + self.kv_head)];
             turned(self.isa, key, cos, sin, 1.0, &mut room.keys[t * d..][..d]);
             let value = &qkv[self.place(t, heads + kv_heads + self.kv_head)];
@@ -254,6 +260,7 @@ impl Unit<'_> {
         let scale = 1.0 / (d as f32).sqrt();
         for (t, query) in (tile.0..tile.1).zip(room.queries.chunks_exact_mut(d)) {
             let (cos, sin) = self.turns.at(t, d / 2);
+            fetch(&qkv[self.place((t + AHEAD).min(self.shape.time - 1), head)]);
             turned(self.isa, &qkv[self.place(t, head)], cos, sin, scale, query);
         }
     }
@@ -332,6 +339,9 @@ impl Unit<'_> {
             self.load_queries(room, qkv, head, tile);
             for r in 0..rows {
                 let at = (self.row + from + r) * heads + head;
+                let ahead = ((self.row + (from + r + AHEAD).min(time - 1)) * heads + head) * d;
+                fetch(&out[ahead..ahead + d]);
+                fetch(&dout[ahead..ahead + d]);
                 let (out, dout) = (&out[at * d..][..d], &dout[at * d..][..d]);
                 room.sums[r * d..][..d].copy_from_slice(dout);
                 // What the softmax takes back from every score of the row: sum(dout * out).
@@ -372,11 +382,12 @@ impl Unit<'_> {
             let (dscores, keys) = (&room.dscores[at * SCORES..], &room.keys[first_key * d..]);
             multiply(isa, &t, dscores, keys, &mut room.dqueries[at * d..]);
         });
-        // Keys by steps too: no query before a key sees it.
+        // Keys by steps too where some queries come before them and do not see them.
         let keys = KEYS.min(tile.1 - first_key);
-        for key in (0..keys).step_by(STEP) {
-            let first = (first_key + key).saturating_sub(tile.0).min(rows) / STEP * STEP;
-            let (m, k) = (STEP.min(keys - key), rows - first);
+        let step = if first_key + keys <= tile.0 + 1 { keys } else { STEP };
+        for key in (0..keys).step_by(step) {
+            let first = (first_key + key).saturating_sub(tile.0) / STEP * STEP;
+            let (m, k) = (step.min(keys - key), rows - first);
             let t = Tile { m, n: d, k, a: (1, SCORES), b: d, c: d, add: true };
             let (scores, to) = (first * SCORES + key, (first_key + key) * d);
             let from = first * d;
@@ -402,6 +413,19 @@ fn for_steps(
         let end = (row + STEP).min(rows);
         job(row..end, KEYS.min(tile.0 + end - first_key));
     }
+}
+
+/// Has a row brought near.
+#[inline(always)]
+fn fetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// Which scores of a tile are seen.

@@ -57,22 +57,25 @@ unsafe fn block<const R: usize, const W: usize>(
     unsafe {
         if t.add {
             for r in 0..R {
-                sums[r] = c.add((i + r) * t.c + j).cast::<[f32; W]>().read_unaligned();
+                sums[r] = c.wrapping_add((i + r) * t.c + j).cast::<[f32; W]>().read_unaligned();
             }
         }
-        let (mut a, mut b) = (a.add(i * t.a.0), b.add(j));
+        // Every third row has a pointer of its own: the others are one address away from it.
+        let mut thirds = [a.wrapping_add(i * t.a.0), a.wrapping_add((i + 3) * t.a.0)];
+        let mut b = b.wrapping_add(j);
         for _ in 0..t.k {
             let row = b.cast::<[f32; W]>().read_unaligned();
             for r in 0..R {
-                let x = *a.add(r * t.a.0);
+                let x = *thirds[r / 3].wrapping_add(r % 3 * t.a.0);
                 for w in 0..W {
                     sums[r][w] = x.mul_add(row[w], sums[r][w]);
                 }
             }
-            (a, b) = (a.wrapping_add(t.a.1), b.wrapping_add(t.b));
+            thirds = thirds.map(|a| a.wrapping_add(t.a.1));
+            b = b.wrapping_add(t.b);
         }
         for r in 0..R {
-            c.add((i + r) * t.c + j).cast::<[f32; W]>().write_unaligned(sums[r]);
+            c.wrapping_add((i + r) * t.c + j).cast::<[f32; W]>().write_unaligned(sums[r]);
         }
     }
 }

@@ -1,12 +1,19 @@
+//! `step CFG parts`: where the time of a step goes.
 //! `step CFG [STEPS] [THREADS] [KEEP]`: how fast a training step is. CFG: `T1`, `T2` (the peers' shapes) or
 //! `V,D,L,H,K,F,T,B`. KEEP: `everything` (default), `halves`, `inputs`.
 //!
-//! A step is what the peers' script times: forward, backward, clipping, AdamW. Prints one JSON line:
+//! With `parts` every operation runs alone on one thread, at the sizes it has in a step, and is timed in
+//! processor time, so that a busy machine does not show. Otherwise a step is what the peers' script times: forward, backward, clipping, AdamW. Prints one JSON line:
 //! median step, tokens a second, operations a second and their share of the peak measured right before
 
 use std::sync::Mutex;
 use std::time::Instant;
 
+use yushan_tensor::gemm::{Operand, Store, Target, Workspace, gemm};
+use yushan_tensor::train_attention::{self as attention, Causal, Scratch, Turns};
+use yushan_tensor::train_rows::{
+    Partial, gate, gate_backward, losses, normalize, normalize_backward,
+};
 use yushan_tensor::{Isa, Pool, limits};
 use yushan_train::decoder::{Decoder, Keep, Kind, Shape, layout};
 
@@ -91,6 +98,136 @@ impl AdamW {
     }
 }
 
+/// Nanoseconds that this thread has computed.
+fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+}
+
+/// Processor seconds of a call: the least of several, each long enough for the system's clock.
+fn seconds(mut job: impl FnMut()) -> f64 {
+    job();
+    let mut one = || {
+        let (start, mut calls) = (processor_time(), 0.0);
+        while processor_time() - start < 5e7 {
+            job();
+            calls += 1.0;
+        }
+        (processor_time() - start) * 1e-9 / calls
+    };
+    (0..5).map(|_| one()).fold(f64::MAX, f64::min)
+}
+
+/// Prints each operation's share of a step.
+fn parts(shape: &Shape, time: usize, batch: usize) {
+    let (pool, isa) = (&mut Pool::new(1), Isa::best());
+    let group = (2048 / time).clamp(1, batch);
+    let rows = group * time;
+    let groups = batch as f64 / group as f64;
+    let layers = shape.layers as f64 * groups;
+    let Shape { dim, ffn, vocabulary, .. } = *shape;
+    let (q, qkv) = (shape.q_width(), shape.q_width() + 2 * shape.kv_width());
+    let head = ((1 << 21) / vocabulary).max(128).min(rows);
+    let heads = batch as f64 * time as f64 / head as f64;
+    let widest = rows * (2 * ffn).max(qkv).max(dim);
+    let of = |length: usize, scale: f32| -> Vec<f32> {
+        (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * scale).collect()
+    };
+    let (mut a, mut b, mut c) = (of(widest, 1e-3), of(widest, 2e-3), of(widest, 1e-3));
+    let w = of(vocabulary.max(2 * ffn).max(qkv) * dim.max(ffn).max(q), 1e-3);
+    let mut dw = of(w.len(), 1e-3);
+    let mut space = Workspace::default();
+    let mut table: Vec<(String, f64, f64)> = Vec::new();
+    let peak = limits::peak_f32(1);
+    for (name, m, out, input, count) in [
+        ("qkv", rows, qkv, dim, layers),
+        ("output", rows, dim, q, layers),
+        ("gate up", rows, 2 * ffn, dim, layers),
+        ("down", rows, dim, ffn, layers),
+        ("head", head, vocabulary, dim, heads),
+    ] {
+        let work = 2e-9 * (m * out * input) as f64;
+        let (x, y, w) = (&a[..m * input], &mut b[..], &w[..out * input]);
+        let mut logits = vec![1e-3; if name == "head" { m * out } else { 0 }];
+        let y = if name == "head" { &mut logits[..] } else { y };
+        let (wide, narrow) = (Operand::new(w, out, input), Operand::new(x, m, input));
+        let t = seconds(|| {
+            let c = Target { data: y, stride: out, store: Store::Set };
+            gemm(pool, isa, &mut space, narrow, wide.t(), c);
+        });
+        table.push((format!("{name} forward {m} x {out} x {input}"), t * count, work * count));
+        let dy = Operand::new(y, m, out);
+        let t = seconds(|| {
+            let c = Target { data: &mut c, stride: input, store: Store::Set };
+            gemm(pool, isa, &mut space, dy, wide, c);
+        });
+        table.push((format!("{name} input gradient"), t * count, work * count));
+        let t = seconds(|| {
+            let c = Target { data: &mut dw, stride: input, store: Store::Add };
+            gemm(pool, isa, &mut space, dy.t(), narrow, c);
+        });
+        table.push((format!("{name} weight gradient"), t * count, work * count));
+    }
+    let causal = Causal {
+        batch: group,
+        time,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+    };
+    let mut scratch = Scratch::default();
+    let (cos, sin) = (vec![0.6; time * shape.head_dim], vec![0.8; time * shape.head_dim]);
+    let turns = Turns { cos: &cos, sin: &sin };
+    let (mut out, mut lse) = (vec![0.0; rows * q], vec![0.0; rows * shape.heads]);
+    let x = of(rows * qkv, 1e-3);
+    let work = 2e-9 * (rows * time * q) as f64;
+    let t = seconds(|| {
+        attention::forward(pool, isa, &causal, (&x, turns), (&mut out, &mut lse), &mut scratch);
+    });
+    table.push(("attention forward".into(), t * layers, work * layers));
+    let (dout, mut dx) = (of(rows * q, 1e-3), vec![0.0; rows * qkv]);
+    let t = seconds(|| {
+        let saved = (&out[..], &lse[..], &dout[..]);
+        attention::backward(pool, isa, &causal, (&x, turns), saved, &mut dx, &mut scratch);
+    });
+    table.push(("attention backward".into(), t * layers, 2.0 * work * layers));
+    let norm = (&w[..dim], 1e-5);
+    let (x, d) = (&of(rows * dim, 1e-3), &of(rows * dim, 2e-3));
+    let t = seconds(|| normalize(pool, isa, x, norm, &mut b[..rows * dim], None));
+    table.push(("norm".into(), t * (4.0 * layers + groups), 0.0));
+    let mut partial = Partial::default();
+    let t = seconds(|| {
+        let to = (&mut b[..rows * dim], &mut dw[..dim]);
+        normalize_backward(pool, isa, (x, d), norm, to, &mut partial);
+    });
+    table.push(("norm backward".into(), t * (2.0 * layers + groups), 0.0));
+    let t = seconds(|| gate(pool, isa, &a[..2 * rows * ffn], ffn, &mut b[..rows * ffn]));
+    table.push(("gate".into(), t * layers, 0.0));
+    let t = seconds(|| {
+        let both = &mut a[..2 * rows * ffn];
+        gate_backward(pool, isa, both, ffn, &b[..rows * ffn], &mut c[..rows * ffn]);
+    });
+    table.push(("gate backward".into(), t * layers, 0.0));
+    let (mut logits, mut each) = (of(head * vocabulary, 1e-3), vec![0.0; head]);
+    let targets = vec![7; head];
+    let t = seconds(|| {
+        losses(pool, isa, &mut logits, (&targets, u32::MAX), 1.0, &mut each);
+    });
+    table.push(("losses".into(), t * heads, 0.0));
+    let all: f64 = table.iter().map(|row| row.1).sum();
+    for (name, seconds, work) in &table {
+        let (ms, share, speed) = (seconds * 1e3, 100.0 * seconds / all, work / seconds);
+        println!("{name:34} {ms:8.1} ms {share:5.1} % {speed:6.1} GFLOP/s");
+    }
+    let work: f64 = table.iter().map(|row| row.2).sum();
+    println!(
+        "all {:.1} ms, {:.1} GFLOP/s; peak by the clock {:.1}",
+        all * 1e3,
+        work / all,
+        peak / 1e9
+    );
+}
+
 /// The most memory this process has held, in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -103,6 +240,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let word = |at: usize, default: &str| arguments.get(at).map_or(default, |a| a).to_owned();
     let usage = "usage: step T1|T2|V,D,L,H,K,F,T,B [STEPS] [THREADS] [everything|halves|inputs]";
     let (shape, time, batch) = shape(&word(0, "T1")).ok_or(usage)?;
+    if word(1, "") == "parts" {
+        parts(&shape, time, batch);
+        return Ok(());
+    }
     let (steps, threads) = (word(1, "5").parse::<usize>()?, word(2, "2").parse::<usize>()?);
     let keep = match word(3, "everything").as_str() {
         "everything" => Keep::Everything,

@@ -18,8 +18,8 @@ use super::shape::Shape;
 const GROUP: usize = 2048;
 
 /// Logits that stand in memory at once, and the fewest rows of them.
-const LOGITS: usize = 1 << 20;
-const LOGIT_ROWS: usize = 64;
+const LOGITS: usize = 1 << 21;
+const LOGIT_ROWS: usize = 128;
 
 /// What the forward keeps for the backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
