@@ -99,6 +99,12 @@ impl ByteIndex {
         Self { key: Key::random(), slots: vec![0; slots_for(entries)] }
     }
 
+    /// The hash by which `bytes` are looked up.
+    #[inline]
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.key.bytes(bytes)
+    }
+
     /// The token whose bytes are `bytes`; `of` gives the bytes of a token.
     #[inline]
     pub(super) fn get<'a>(
