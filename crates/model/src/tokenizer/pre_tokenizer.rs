@@ -64,6 +64,10 @@ impl PreTokenizer {
         split::gguf_name(&[self.rule], false)
     }
 
+    pub(super) fn rule(self) -> Rule {
+        self.rule
+    }
+
     /// Calls `word` with every word of `text` in order; the words together are the text.
     pub fn words<'a>(self, text: &'a str, mut word: impl FnMut(&'a str)) {
         split::split(text, &[self.rule], &mut word);

@@ -8,7 +8,11 @@
 //! Not here: the loops that cut and merge text (`yushan_model::tokenizer`), normalization (there is none: any
 //! text comes back byte for byte), Unigram and WordPiece.
 
+mod encode;
+mod evaluate;
 mod merges;
+#[cfg(test)]
+mod tests;
 mod words;
 mod write;
 
@@ -16,6 +20,8 @@ use yushan_model::tokenizer::PreTokenizer;
 
 use crate::{Error, Result};
 
+pub use encode::encode_batch;
+pub use evaluate::{Evaluation, evaluate, open, table};
 pub use words::Words;
 
 /// Ids that every vocabulary needs for bytes.

@@ -2,7 +2,8 @@
 //!
 //! The key decision: the corpus is a stream. Documents go to the threads in batches, each thread counts into
 //! a map of its own, and the maps are added up: sums do not depend on who counted what. Memory is bounded by
-//! a limit on the distinct words; past it the rarest are forgotten, and how many is told.
+//! a limit on the distinct words; past it the rarest are forgotten, how many is told, and only then the
+//! counts of rare words depend on how the documents fell to the threads.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -16,7 +16,6 @@ impl Trained {
     /// The `tokenizer.json`.
     pub fn to_json(&self) -> Vec<u8> {
         let alphabet = alphabet();
-        let specials = self.specials.len();
         let text = |token: u32| -> String {
             let bytes = &self.tokens[token as usize];
             bytes.iter().map(|&byte| alphabet[byte as usize]).collect()
@@ -37,7 +36,6 @@ impl Trained {
                        "rstrip": false, "normalized": false, "special": true})
             })
             .collect();
-        debug_assert_eq!(added.len(), specials);
         let byte_level = |trim: bool| {
             json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim,
                    "use_regex": false})
