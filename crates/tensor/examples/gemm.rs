@@ -46,7 +46,11 @@ fn main() {
         let mut peak = limits::peak_f32(threads) / 1e9;
         println!("{isa:?} {threads} threads: peak {peak:.0} GFLOP/s");
         for &(m, n, k, ta, tb) in SHAPES {
-            if std::env::var("ONLY").is_ok_and(|o| !o.split(',').any(|o| o == format!("{m}x{n}x{k}"))) { continue }
+            if std::env::var("ONLY")
+                .is_ok_and(|o| !o.split(',').any(|o| o == format!("{m}x{n}x{k}")))
+            {
+                continue;
+            }
             let (a, b, mut c) = (floats(m * k), floats(k * n), floats(m * n));
             let (a, b) = (bytemuck::cast_slice(&a), bytemuck::cast_slice(&b));
             let a = if ta { Operand::new(a, k, m).t() } else { Operand::new(a, m, k) };
@@ -72,11 +76,8 @@ fn main() {
             let peak2 = limits::peak_f32(threads) / 1e9;
             let p = peak.max(peak2);
             peak = peak2;
-            let (med, min, cpu) = (
-                work / times[times.len() / 2],
-                work / times[0],
-                work / cpus[0] * threads as f64,
-            );
+            let (med, min, cpu) =
+                (work / times[times.len() / 2], work / times[0], work / cpus[0] * threads as f64);
             println!(
                 "{m:5} x {n:4} x {k:4}  median {med:4.0} ({:3.0}%)  best {min:4.0} ({:3.0}%)  cpu {cpu:4.0} ({:3.0}%)  peak {p:.0}",
                 med / p * 100.0,

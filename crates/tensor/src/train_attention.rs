@@ -115,19 +115,19 @@ struct Unit<'a> {
 
 /// A thread's buffers, cut for one shape.
 struct Room<'a> {
-    keys: &'a mut [f32],      // (T, d), turned
-    values: &'a mut [f32],    // (T, d)
-    keys_t: &'a mut [f32],    // (d, apart)
-    values_t: &'a mut [f32],  // (d, apart)
-    dkeys: &'a mut [f32],     // (T, d)
-    dvalues: &'a mut [f32],   // (T, d)
-    queries: &'a mut [f32],   // (QUERIES, d), turned and scaled
-    sums: &'a mut [f32],      // (QUERIES, d): the output, or its gradient
-    dqueries: &'a mut [f32],  // (QUERIES, d)
-    scores: &'a mut [f32],    // (QUERIES, SCORES)
-    dscores: &'a mut [f32],   // (QUERIES, SCORES)
-    peaks: &'a mut [f32],     // (QUERIES)
-    totals: &'a mut [f32],    // (QUERIES)
+    keys: &'a mut [f32],     // (T, d), turned
+    values: &'a mut [f32],   // (T, d)
+    keys_t: &'a mut [f32],   // (d, apart)
+    values_t: &'a mut [f32], // (d, apart)
+    dkeys: &'a mut [f32],    // (T, d)
+    dvalues: &'a mut [f32],  // (T, d)
+    queries: &'a mut [f32],  // (QUERIES, d), turned and scaled
+    sums: &'a mut [f32],     // (QUERIES, d): the output, or its gradient
+    dqueries: &'a mut [f32], // (QUERIES, d)
+    scores: &'a mut [f32],   // (QUERIES, SCORES)
+    dscores: &'a mut [f32],  // (QUERIES, SCORES)
+    peaks: &'a mut [f32],    // (QUERIES)
+    totals: &'a mut [f32],   // (QUERIES)
 }
 
 impl<'a> Room<'a> {
@@ -280,7 +280,9 @@ impl Unit<'_> {
     fn forward(&self, room: &mut Room<'_>, qkv: &[f32], out: Shared<f32>, lse: Shared<f32>) {
         let Causal { time, heads, head_dim: d, .. } = self.shape;
         self.load(room, qkv, false);
-        for (head, from) in self.heads().flat_map(|h| (0..time).step_by(QUERIES).map(move |t| (h, t))) {
+        for (head, from) in
+            self.heads().flat_map(|h| (0..time).step_by(QUERIES).map(move |t| (h, t)))
+        {
             let tile = (from, (from + QUERIES).min(time));
             let rows = tile.1 - tile.0;
             self.load_queries(room, qkv, head, tile);
@@ -303,7 +305,8 @@ impl Unit<'_> {
             for (r, sums) in room.sums.chunks_exact(d).enumerate().take(rows) {
                 let at = (self.row + from + r) * heads + head;
                 // SAFETY: a row's head belongs to one unit.
-                let (out, lse) = unsafe { (out.slice(at * d..(at + 1) * d), lse.slice(at..at + 1)) };
+                let (out, lse) =
+                    unsafe { (out.slice(at * d..(at + 1) * d), lse.slice(at..at + 1)) };
                 let inverse = 1.0 / room.totals[r];
                 out.iter_mut().zip(sums).for_each(|(out, v)| *out = v * inverse);
                 lse[0] = room.peaks[r] + room.totals[r].ln();
@@ -321,7 +324,9 @@ impl Unit<'_> {
         let Causal { time, heads, kv_heads, head_dim: d, .. } = self.shape;
         let scale = 1.0 / (d as f32).sqrt();
         self.load(room, qkv, true);
-        for (head, from) in self.heads().flat_map(|h| (0..time).step_by(QUERIES).map(move |t| (h, t))) {
+        for (head, from) in
+            self.heads().flat_map(|h| (0..time).step_by(QUERIES).map(move |t| (h, t)))
+        {
             let tile = (from, (from + QUERIES).min(time));
             let rows = tile.1 - tile.0;
             self.load_queries(room, qkv, head, tile);

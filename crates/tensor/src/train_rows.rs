@@ -24,7 +24,9 @@ const COLUMNS: usize = 64;
 fn chunks(pool: &mut Pool, rows: usize, job: &(dyn Fn(usize, Range<usize>) + Sync)) {
     // A region has at most 65,535 chunks.
     let each = ROWS.max(rows.div_ceil(usize::from(u16::MAX)));
-    pool.run(rows.div_ceil(each), &|chunk, _| job(chunk, chunk * each..((chunk + 1) * each).min(rows)));
+    pool.run(rows.div_ceil(each), &|chunk, _| {
+        job(chunk, chunk * each..((chunk + 1) * each).min(rows))
+    });
 }
 
 /// `out (N, D)`: the rows of `table (V, D)` that the tokens name.
@@ -187,8 +189,9 @@ pub fn losses(
     pool.run(targets.len().div_ceil(4), &|chunk, _| {
         for row in chunk * 4..((chunk + 1) * 4).min(targets.len()) {
             // SAFETY: a row belongs to one chunk.
-            let (logits, loss) =
-                unsafe { (logits.slice(row * width..(row + 1) * width), losses.slice(row..row + 1)) };
+            let (logits, loss) = unsafe {
+                (logits.slice(row * width..(row + 1) * width), losses.slice(row..row + 1))
+            };
             if targets[row] == ignore {
                 logits.fill(0.0);
                 loss[0] = 0.0;

@@ -137,7 +137,9 @@ mod tests {
     #[test]
     fn every_shape_is_the_plain_loop_bit_by_bit() {
         let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) * 0.013;
-        for (m, n, k) in [(1, 1, 1), (6, 16, 5), (7, 25, 9), (11, 40, 33), (64, 48, 64), (13, 31, 2)] {
+        for (m, n, k) in
+            [(1, 1, 1), (6, 16, 5), (7, 25, 9), (11, 40, 33), (64, 48, 64), (13, 31, 2)]
+        {
             for (transposed, add) in [(false, false), (false, true), (true, true)] {
                 let strides = if transposed { (1, m + 3) } else { (k + 2, 1) };
                 let t = Tile { m, n, k, a: strides, b: n + 1, c: n + 5, add };

@@ -36,12 +36,7 @@ fn dot64(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Attention and its gradient as they stand in the paper, in f64, one row after another.
-fn oracle(
-    s: &Causal,
-    qkv: &[f64],
-    turns: Turns<'_>,
-    dout: &[f64],
-) -> (Vec<f64>, Vec<f64>) {
+fn oracle(s: &Causal, qkv: &[f64], turns: Turns<'_>, dout: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let d = s.head_dim;
     let (scale, group) = (1.0 / (d as f64).sqrt(), s.heads / s.kv_heads);
     let mut out = vec![0.0; s.batch * s.time * s.heads * d];
@@ -154,7 +149,9 @@ fn tiles_agree_with_the_oracle() {
 #[test]
 fn bits_depend_on_neither_threads_nor_instruction_set() {
     let s = sizes(3, 70, 4, 2, 12);
-    let bits = |isa, threads| run(isa, threads, &s).map(|x| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+    let bits = |isa, threads| {
+        run(isa, threads, &s).map(|x| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+    };
     let expected = bits(Isa::SCALAR, 1);
     for isa in Isa::available() {
         for threads in [1, 2, 3] {

@@ -283,6 +283,3 @@ impl Normal {
         radius * cos
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -179,7 +179,8 @@ impl Workspace {
         match &mut self.kept {
             Kept::Everything => {}
             Kept::Halves(all) => {
-                let (mut rest, lse) = (&mut all[l].0[..], &mut all[l].1);
+                let (rounded, lse) = &mut all[l];
+                let mut rest = &mut rounded[..];
                 lse.copy_from_slice(&saved.lse);
                 for values in saved.rounded() {
                     let (part, left) = rest.split_at_mut(values.len());
