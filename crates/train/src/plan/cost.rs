@@ -472,10 +472,10 @@ mod tests {
             assert!(ratio < factor && ratio > 1.0 / factor, "{name}: {value:e} for {published:e}");
         }
         // 70 B times four bytes never fits 80 GB: the plan says so.
-        assert!(cost.fits && cost.memory.split == 8, "{:?}", cost.memory);
+        assert!(cost.fits && cost.memory.split == 4, "{:?}", cost.memory);
         let table = cost.table();
         for part in [
-            "split over 8 ranks",
+            "split over 4 ranks",
             "utilisation 40 %",
             "$1.20 an hour",
             "4.5 bytes of text a token",
@@ -507,12 +507,8 @@ mod tests {
             tied: true,
         };
         let small = of(&Request::new(gpt2, 1e10, find("a100").unwrap(), 8)).unwrap();
-        assert!(
-            (0.8..2.0).contains(&(small.hours * 60.0 / 90.0))
-                || (0.5..1.5).contains(&(small.hours * 60.0 / 90.0)),
-            "{}",
-            small.hours * 60.0
-        );
+        let minutes = small.hours * 60.0;
+        assert!((45.0..180.0).contains(&minutes), "{minutes}");
         assert!((10.0..30.0).contains(&small.money), "{}", small.money);
     }
 

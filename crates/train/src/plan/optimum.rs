@@ -445,7 +445,7 @@ mod tests {
         let interval = row.parameters_interval.unwrap();
         assert!(interval.holds(*row.parameters.as_ref().unwrap()) && interval.low < interval.high);
         assert!((row.reach - 10.0).abs() < 1e-6);
-        assert!(at(1e16, Some(&report), FACTOR, false).unwrap().rows.last().unwrap().reach == 1.0);
+        assert!(at(5e15, Some(&report), FACTOR, false).unwrap().rows.last().unwrap().reach == 1.0);
         let far = at(2e18, Some(&report), FACTOR, false).unwrap();
         assert!(far.rows.last().unwrap().parameters.is_err() && far.rows[2].parameters.is_ok());
     }
