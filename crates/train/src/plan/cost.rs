@@ -333,8 +333,24 @@ impl Cost {
         );
         line("money", format!("${}", grouped(self.money)));
         line("energy", format!("{} kWh", grouped(self.energy)));
+        for (name, value) in self.machine_lines() {
+            line(name, value);
+        }
+        for warning in &self.warnings {
+            line("WARNING", warning.clone());
+        }
+        text.push_str("assumptions\n");
+        for assumption in self.assumptions() {
+            let _ = writeln!(text, "  - {assumption}");
+        }
+        text
+    }
+
+    /// What the machines hold and send.
+    fn machine_lines(&self) -> [(&'static str, String); 3] {
+        let d = &self.request.device;
         let m = &self.memory;
-        line(
+        let memory = (
             "memory a rank",
             format!(
                 "{} of {}: weights {}, gradients {}, optimizer {}, activations {}{}",
@@ -351,7 +367,7 @@ impl Cost {
                 }
             ),
         );
-        line(
+        let network = (
             "network",
             format!(
                 "{} sent by a rank in an update; {:.3} s of computing, {:.3} s more for what does not hide",
@@ -360,7 +376,7 @@ impl Cost {
                 self.network_seconds
             ),
         );
-        line(
+        let files = (
             "files",
             format!(
                 "weights {} (bf16), a checkpoint {}",
@@ -368,14 +384,7 @@ impl Cost {
                 bytes(self.checkpoint_bytes)
             ),
         );
-        for warning in &self.warnings {
-            line("WARNING", warning.clone());
-        }
-        text.push_str("assumptions\n");
-        for assumption in self.assumptions() {
-            let _ = writeln!(text, "  - {assumption}");
-        }
-        text
+        [memory, network, files]
     }
 
     /// Everything that went in and was not asked for.

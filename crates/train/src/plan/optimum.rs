@@ -272,7 +272,12 @@ impl Optima {
         for warning in &self.warnings {
             let _ = writeln!(text, "WARNING {warning}");
         }
-        text += "why they differ\n";
+        self.why_text(&mut text);
+        text
+    }
+
+    fn why_text(&self, text: &mut String) {
+        *text += "why they differ\n";
         for row in &self.rows {
             let _ = writeln!(text, "  - {}: {}", row.name, row.why);
         }
@@ -294,7 +299,6 @@ impl Optima {
                 high.1 / low.1
             );
         }
-        text
     }
 }
 
