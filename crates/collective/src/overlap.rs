@@ -8,8 +8,11 @@ use std::ops::Range;
 
 use crate::{Collective, Error, Result};
 
-/// Floats a bucket holds before it is sent: 4 MiB.
-const BUCKET: usize = 1 << 20;
+/// Floats a bucket holds before it is sent: 4 MiB, and 64 KiB for every rank, so that the pieces that
+/// ranks exchange stay longer than a latency.
+fn bucket(ranks: usize) -> usize {
+    (1 << 20).max(ranks << 14)
+}
 
 /// The buckets of one step. Use: [`Overlap::ready`] for every range that is final, then
 /// [`Overlap::finish`].
@@ -41,7 +44,7 @@ impl Overlap {
             }
             None => range,
         };
-        if joined.len() >= BUCKET {
+        if joined.len() >= bucket(ranks.ranks()) {
             self.begin(ranks, values, joined);
         } else {
             self.open = Some(joined);

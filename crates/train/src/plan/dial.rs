@@ -94,6 +94,26 @@ pub struct Overrides {
 }
 
 impl Defaults {
+    /// The decoder's shape, with Llama's norm and rotary constants.
+    pub fn shape(&self) -> crate::decoder::Shape {
+        let Defaults {
+            vocabulary, context, dim, depth, heads, kv_heads, head_dim, ffn, tied, ..
+        } = *self;
+        crate::decoder::Shape {
+            vocabulary,
+            context,
+            dim,
+            layers: depth,
+            heads,
+            kv_heads,
+            head_dim,
+            ffn,
+            tied,
+            norm_eps: 1e-5,
+            rope_base: 10_000.0,
+        }
+    }
+
     /// The sizes that counts and costs depend on.
     pub fn sizes(&self) -> Sizes {
         let Defaults {

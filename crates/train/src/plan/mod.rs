@@ -4,7 +4,10 @@
 //! assumption that goes in is printed beside what comes out. Nothing is trained or downloaded here.
 
 pub mod communication;
+pub mod cost;
+pub mod device;
 pub mod dial;
+pub mod optimum;
 pub mod sizes;
 
 pub use sizes::{Convention, Sizes};

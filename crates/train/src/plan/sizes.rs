@@ -54,7 +54,64 @@ pub struct Sizes {
     pub tied: bool,
 }
 
+impl From<&crate::decoder::Shape> for Sizes {
+    fn from(shape: &crate::decoder::Shape) -> Sizes {
+        let crate::decoder::Shape {
+            vocabulary,
+            context,
+            dim,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            ffn,
+            tied,
+            ..
+        } = *shape;
+        Sizes { vocabulary, context, dim, layers, heads, kv_heads, head_dim, ffn, tied }
+    }
+}
+
 impl Sizes {
+    /// Sizes of a Llama of about so many parameters (all), for a plan that names no shape: heads of 128, width 128 x
+    /// layers up to 8,192 (as Llama 2), ffn 8/3 of the width, one key and value head for eight from width 8,192.
+    ///
+    /// # Errors
+    /// Fewer than a thousand parameters or more than 1e15.
+    pub fn about(parameters: f64, vocabulary: usize, context: usize) -> crate::Result<Sizes> {
+        if !(1e3..=1e15).contains(&parameters) {
+            return Err(crate::Error::bad(
+                "parameters",
+                format!("{parameters}; 1e3 to 1e15 are possible"),
+            ));
+        }
+        let at = |dim: usize| {
+            let head_dim = if dim >= 1024 { 128 } else { 16 };
+            let heads = dim / head_dim;
+            let kv_heads = if dim >= 8192 { heads / 8 } else { heads };
+            let tied = dim < 1024;
+            let ffn = (8 * dim).div_ceil(3 * 32) * 32;
+            Sizes { vocabulary, context, dim, layers: 1, heads, kv_heads, head_dim, ffn, tied }
+        };
+        let away = |s: &Sizes| (s.parameters(Convention::All) as f64 / parameters).ln().abs();
+        let step = |dim: usize| if dim >= 1024 { 128 } else { 16 };
+        let mut dim = 16;
+        let mut best = at(dim);
+        while dim <= 65536 {
+            let one = at(dim);
+            let embedding = one.parameters(Convention::All) as f64 - one.matrices() as f64;
+            let layers = ((parameters - embedding) / one.matrices() as f64).round().max(1.0);
+            // Widths between 64 and 192 a layer are usual; outside, only if nothing else is near.
+            let sizes = Sizes { layers: layers.min(1e6) as usize, ..one };
+            let shape = |s: &Sizes| (s.dim as f64 / s.layers as f64 / 110.0).ln().abs();
+            if 10.0 * away(&sizes) + shape(&sizes) < 10.0 * away(&best) + shape(&best) {
+                best = sizes;
+            }
+            dim += step(dim);
+        }
+        Ok(best)
+    }
+
     /// Parameters under a convention.
     pub fn parameters(&self, convention: Convention) -> u64 {
         let embedding = (self.vocabulary * self.dim) as u64;
@@ -120,6 +177,37 @@ mod tests {
         ] {
             assert_eq!(sizes.parameters(convention), expected, "{convention}");
         }
+    }
+
+    #[test]
+    fn a_number_of_parameters_gives_a_usual_shape() {
+        for (wanted, vocabulary) in [
+            (7e9, 32000),
+            (70e9, 32000),
+            (1e9, 50257),
+            (124e6, 50257),
+            (7e6, 4096),
+            (3e5, 256),
+            (4e11, 128_256),
+        ] {
+            let s = Sizes::about(wanted, vocabulary, 2048).unwrap();
+            let found = s.parameters(Convention::All) as f64;
+            assert!((0.9..1.1).contains(&(found / wanted)), "{wanted:e}: {found:e} {s:?}");
+            assert!((30..400).contains(&(s.dim / s.layers)), "{s:?}");
+        }
+        for wanted in [0.0, f64::NAN, 1e16] {
+            assert!(Sizes::about(wanted, 100, 100).is_err());
+        }
+    }
+
+    #[test]
+    fn a_shape_counts_as_the_decoder_does() {
+        let shape = super::super::dial::from_depth(6, 4096).unwrap().shape();
+        shape.check().unwrap();
+        let sizes = Sizes::from(&shape);
+        assert_eq!(sizes.parameters(Convention::All), shape.parameters() as u64);
+        let ratio = sizes.flops_per_token() / shape.operations_per_token(shape.context);
+        assert!((ratio - 1.0).abs() < 0.002, "{ratio}");
     }
 
     #[test]

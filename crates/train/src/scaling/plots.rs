@@ -50,6 +50,7 @@ pub fn isoflop_curves(isoflop: &Isoflop) -> Result<String> {
         ("parameters", "loss, nats a token"),
         range(runs().map(|r| r.0)),
         padded(runs().map(|r| r.1)),
+        SeriesLabelPosition::UpperRight,
         |chart| {
             for (i, curve) in isoflop.curves.iter().enumerate() {
                 let colour = COLOURS[i % COLOURS.len()];
@@ -93,6 +94,7 @@ pub fn envelope_curves(envelope: &Envelope, curves: &[Training]) -> Result<Strin
         ("FLOPs", "loss, nats a token"),
         range(moments().map(|m| m.0)),
         padded(moments().map(|m| m.1)),
+        SeriesLabelPosition::UpperRight,
         |chart| {
             for (i, curve) in curves.iter().enumerate() {
                 chart.draw_series(LineSeries::new(
@@ -146,6 +148,7 @@ pub fn predicted(report: &Report) -> Result<String> {
         ("actual, nats a token", "predicted"),
         (low, high),
         (low, high),
+        SeriesLabelPosition::LowerRight,
         |chart| {
             chart.draw_series(LineSeries::new(
                 [(low, low), (high, high)],
@@ -179,6 +182,7 @@ fn draw(
     axes: (&str, &str),
     x: (f64, f64),
     y: (f64, f64),
+    legend: SeriesLabelPosition,
     content: impl FnOnce(&mut Chart<'_, '_>) -> Drawn,
 ) -> Result<String> {
     if ![x.0, x.1, y.0, y.1].iter().all(|v| v.is_finite() && *v > 0.0 && *v < 1e300) {
@@ -210,7 +214,7 @@ fn draw(
         content(&mut chart)?;
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(legend)
             .label_font(LETTERS)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.3))

@@ -203,6 +203,23 @@ impl Report {
             self.points.len(),
             self.resampling
         );
+        self.optima_text(&mut text);
+        self.laws_text(&mut text);
+        self.conventions_text(&mut text);
+        self.tested_text(&mut text);
+        text
+    }
+
+    /// Approach 3 with and without projection: name and result.
+    fn laws(&self) -> [(&'static str, &Row<Fitted>); 2] {
+        [
+            ("3 parametric, Huber", &self.parametric),
+            ("3 variable projection, squares", &self.projection),
+        ]
+    }
+
+    /// A line an approach: exponent and best size.
+    fn optima_text(&self, text: &mut String) {
         let _ = writeln!(
             text,
             "{:<34} {:>22} {:>32}",
@@ -218,25 +235,21 @@ impl Report {
             }
             Err(why) => format!("{name:<34} none: {why}\n"),
         };
-        text += &power(
+        *text += &power(
             "1 envelope of training curves",
             self.envelope
                 .as_ref()
                 .map(|e| (e.parameters.exponent, e.exponent, e.parameters.at(self.budget)))
                 .map_err(String::clone),
         );
-        text += &power(
+        *text += &power(
             "2 isoFLOP parabolas",
             self.isoflop
                 .as_ref()
                 .map(|e| (e.parameters.exponent, e.exponent, e.parameters.at(self.budget)))
                 .map_err(String::clone),
         );
-        let laws = [
-            ("3 parametric, Huber", &self.parametric),
-            ("3 variable projection, squares", &self.projection),
-        ];
-        for (name, row) in laws {
+        for (name, row) in self.laws() {
             match row {
                 Ok(f) => {
                     let a = format!(
@@ -258,8 +271,12 @@ impl Report {
                 }
             }
         }
-        text += "\nL = E + A / N^alpha + B / D^beta, nats a token\n";
-        for (name, row) in laws {
+    }
+
+    /// The numbers of each law with their intervals.
+    fn laws_text(&self, text: &mut String) {
+        *text += "\nL = E + A / N^alpha + B / D^beta, nats a token\n";
+        for (name, row) in self.laws() {
             let Ok(f) = row else { continue };
             let _ = writeln!(
                 text,
@@ -284,9 +301,6 @@ impl Report {
                 );
             }
         }
-        self.conventions_text(&mut text);
-        self.tested_text(&mut text);
-        text
     }
 
     fn conventions_text(&self, text: &mut String) {
