@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use crate::{Collective, Error, Result};
 
-/// Most floats of a bucket: 16 MiB, or 64 KiB for every rank where that is more, so that the pieces that
-/// ranks exchange stay longer than a latency.
+/// Most floats of a bucket: 16 MiB, or 256 KiB for every rank where that is more, so that the pieces that
+/// ranks exchange take longer than a latency.
 fn most(ranks: usize) -> usize {
-    (1 << 22).max(ranks << 14)
+    (1 << 22).max(ranks << 16)
 }
 
 /// The buckets of one step. Use: [`Overlap::ready`] for every range that is final, then

@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Measured; see docs/SCALE.md.
     let (per_token, update, latency, bandwidth) = match given?[..] {
         [per_token, update, latency, bandwidth] => (per_token, update, latency, bandwidth),
-        _ => (1.0 / 1100.0, 0.06, 20e-6, 1.5e9),
+        _ => (1.0 / 800.0, 0.06, 20e-6, 1.5e9),
     };
     let small = Load {
         parameters: 27.4e6,
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         gradient_bytes: 2.0,
         parameter_bytes: 2.0,
         seconds_per_token: 6.0 * 7e9 / (0.4 * 312e12),
-        tokens: 4096.0,
+        tokens: 16_384.0,
         update: 28.0 * 7e9 / 1.5e12,
         overlap: 0.8,
     };

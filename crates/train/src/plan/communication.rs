@@ -52,10 +52,10 @@ pub struct Step {
 /// Backward's share of forward and backward: twice the products.
 const BACKWARD: f64 = 2.0 / 3.0;
 
-/// Bytes of a bucket of gradients when `ranks` share it: 16 MiB, or 64 KiB for each rank where that is more
-/// so that the pieces stay longer than a latency. As `collective` cuts them.
+/// Bytes of a bucket of gradients when `ranks` share it: 16 MiB, or 256 KiB for each rank where that is
+/// more, so that the pieces take longer than a latency. As `collective` cuts them.
 pub fn bucket_bytes(ranks: f64) -> f64 {
-    f64::max(16.0 * 1_048_576.0, 65_536.0 * ranks)
+    f64::max(16.0 * 1_048_576.0, 262_144.0 * ranks)
 }
 
 /// Bytes that every rank sends to add up a vector of `bytes` over `ranks`, and as many it receives.
