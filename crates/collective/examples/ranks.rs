@@ -133,7 +133,8 @@ fn overlap(c: &mut dyn Collective) -> Result<()> {
         let mut sum = values(c.rank(), LENGTH);
         let mut overlap = Overlap::new();
         for i in (0..20).rev() {
-            overlap.ready(c, &sum, LENGTH * i / 20..LENGTH * (i + 1) / 20);
+            let range = LENGTH * i / 20..LENGTH * (i + 1) / 20;
+            overlap.ready(c, &sum[range.clone()], range);
             std::hint::black_box(values(i, 10_000 * ((c.rank() + step) % 3)));
         }
         overlap.finish(c, &mut sum)?;

@@ -52,10 +52,10 @@ pub struct Step {
 /// Backward's share of forward and backward: twice the products.
 const BACKWARD: f64 = 2.0 / 3.0;
 
-/// Bytes of a bucket of gradients when `ranks` share it: 4 MiB, and 64 KiB for each rank so that the pieces
-/// stay longer than a latency. As `collective` cuts them.
+/// Bytes of a bucket of gradients when `ranks` share it: 16 MiB, or 256 KiB for each rank where that is
+/// more, so that the pieces take longer than a latency. As `collective` cuts them.
 pub fn bucket_bytes(ranks: f64) -> f64 {
-    f64::max(4.0 * 1_048_576.0, 65_536.0 * ranks)
+    f64::max(16.0 * 1_048_576.0, 262_144.0 * ranks)
 }
 
 /// Bytes that every rank sends to add up a vector of `bytes` over `ranks`, and as many it receives.
@@ -178,14 +178,14 @@ mod tests {
         assert_eq!((alone.exposed, alone.gather), (0.0, 0.0));
         assert!(near(alone.total(), 10.5));
         let two = step(LOAD, NETWORK, 2.0);
-        assert!(near(two.reduce, 954.0 * 2e-5 + 0.4), "{two:?}"); // 4 GB in buckets of 4 MiB
+        assert!(near(two.reduce, 239.0 * 2e-5 + 0.4), "{two:?}"); // 4 GB in buckets of 16 MiB
         assert!(near(two.total(), 10.0 + two.reduce + 0.25 + 0.2 + 1e-5));
     }
 
     #[test]
     fn what_hides_behind_backward_is_not_paid_but_for_the_last_bucket() {
         let hidden = step(Load { overlap: 1.0, ..LOAD }, NETWORK, 2.0);
-        assert!(near(hidden.exposed, hidden.reduce / 954.0));
+        assert!(near(hidden.exposed, hidden.reduce / 239.0));
         let short = step(Load { overlap: 1.0, tokens: 1e3, ..LOAD }, NETWORK, 2.0);
         assert!(near(short.exposed, short.reduce - 0.1 * BACKWARD));
     }
