@@ -6,7 +6,7 @@
 
 pub mod checkpoint;
 pub mod decoder;
-//CORPUS pub mod corpus;
+pub mod corpus;
 pub mod digest;
 pub mod bpe;
 mod error;

@@ -41,7 +41,7 @@ const CLASS: [u8; 256] = {
 };
 
 /// Cleans a document of UTF-8.
-pub fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let (mut at, mut from, mut is_high) = (0, 0, false);
@@ -105,7 +105,7 @@ fn trim(out: &mut Vec<u8>) {
 }
 
 /// The bytes as UTF-8, and whether something had to be replaced by U+FFFD.
-pub fn decoded(bytes: &[u8]) -> (Cow<'_, str>, bool) {
+pub(super) fn decoded(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Cow::Borrowed(text), false),
         Err(_) => (String::from_utf8_lossy(bytes), true),

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 const ROWS: usize = 16;
 
 /// The texts of a column, row by row.
-pub struct Column {
+pub(super) struct Column {
     path: PathBuf,
     reader: SerializedFileReader<File>,
     column: usize,
@@ -36,7 +36,7 @@ impl Column {
     ///
     /// # Errors
     /// If it is no Parquet file, or has no such column of strings.
-    pub fn open(path: &Path, field: &str, memory: u64) -> Result<Column> {
+    pub(super) fn open(path: &Path, field: &str, memory: u64) -> Result<Column> {
         let file = File::open(path).map_err(|source| Error::io("reading", path, source))?;
         let reader = SerializedFileReader::new(file).map_err(|error| refused(path, &error))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
@@ -64,7 +64,7 @@ impl Column {
     ///
     /// # Errors
     /// If the file is damaged, cut off, or a page is too large.
-    pub fn next(&mut self, out: &mut Vec<Option<ByteArray>>) -> Result<bool> {
+    pub(super) fn next(&mut self, out: &mut Vec<Option<ByteArray>>) -> Result<bool> {
         loop {
             let Some(column) = &mut self.open else {
                 if self.group == self.reader.num_row_groups() {

@@ -16,18 +16,18 @@ const AHEAD: usize = 64 << 10;
 
 /// A file to read.
 #[derive(Clone, Debug)]
-pub struct Input {
+pub(super) struct Input {
     /// The number of its source.
-    pub source: usize,
+    pub(super) source: usize,
     /// Where it is.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     /// As packed.
-    pub bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Input {
     /// The name without its folder: what reports say, so that they are the same on every machine.
-    pub fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
@@ -36,7 +36,7 @@ impl Input {
 ///
 /// # Errors
 /// If a variable is not set, a pattern matches nothing, or a file cannot be read.
-pub fn inputs(recipe: &Recipe) -> Result<Vec<Input>> {
+pub(super) fn inputs(recipe: &Recipe) -> Result<Vec<Input>> {
     let mut found = Vec::new();
     for (source, described) in recipe.sources.iter().enumerate() {
         for pattern in &described.path {
@@ -94,7 +94,7 @@ impl Packing {
 }
 
 /// A file's unpacked bytes, and the SHA-256 of its packed ones.
-pub struct Unpacked {
+pub(super) struct Unpacked {
     reader: Box<dyn Packed>,
     packing: Packing,
 }
@@ -112,7 +112,7 @@ impl Unpacked {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub fn open(path: &Path, memory: u64) -> Result<Unpacked> {
+    pub(super) fn open(path: &Path, memory: u64) -> Result<Unpacked> {
         let failed = |source| Error::io("reading", path, source);
         let mut file = BufReader::with_capacity(AHEAD, File::open(path).map_err(failed)?);
         let mut start = Vec::new();
@@ -140,22 +140,22 @@ impl Unpacked {
     }
 
     /// Packed bytes that were read so far.
-    pub fn packed(&mut self) -> u64 {
-        self.reader.file().bytes()
+    pub(super) fn packed(&mut self) -> u64 {
+        self.reader.file().length()
     }
 
     /// The SHA-256 and length of the whole packed file.
     ///
     /// # Errors
     /// If what follows the packed data cannot be read.
-    pub fn finish(mut self) -> io::Result<([u8; 32], u64)> {
+    pub(super) fn finish(mut self) -> io::Result<([u8; 32], u64)> {
         io::copy(self.reader.file(), &mut io::sink())?;
         let raw = std::mem::replace(self.reader.file(), empty()?);
         Ok(raw.done())
     }
 
     /// What a reader should be told about an error of this file.
-    pub fn explained(&self, error: &io::Error) -> String {
+    pub(super) fn explained(&self, error: &io::Error) -> String {
         let packing = match self.packing {
             Packing::None => return error.to_string(),
             Packing::Gzip => "gzip",

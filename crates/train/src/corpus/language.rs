@@ -1,9 +1,8 @@
 //! Which language a text is in: by script, and for Latin letters by the most frequent words.
 //!
-//! The key decision: seven languages of Latin script are told apart by about twenty words each, Chinese by the characters that
-//! only one of its two written forms has; of other scripts only the script is named. It costs a look into a table a word,
-//! where trigram detectors cost more than all other cleaning together, and none of them tells Traditional from
-//! Simplified Chinese. A text without enough evidence is `und`.
+//! The key decision: seven languages of Latin script are told apart by some forty words each, Chinese by the characters
+//! that only one of its two written forms has; of other scripts only the script is named. Each word costs one look into
+//! a table, on the way of the pass that quality and MinHash need anyway. A text without enough evidence is `und`.
 
 use std::sync::LazyLock;
 
@@ -11,7 +10,7 @@ use super::words::{Words, hash_of};
 
 /// Scripts that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Script {
+pub(super) enum Script {
     /// With all its accents.
     Latin,
     /// Chinese characters.
@@ -36,14 +35,14 @@ pub enum Script {
 
 impl Script {
     /// How many.
-    pub const COUNT: usize = 10;
+    pub(super) const COUNT: usize = 10;
 
     /// What texts in these letters are called (BCP 47), Latin and Han aside.
     const NAMES: [&str; Script::COUNT] =
         ["und", "zh", "ja", "ko", "und-Cyrl", "el", "und-Arab", "he", "und-Deva", "th"];
 
     /// The script of a letter; none for all else, and for scripts that are not counted.
-    pub fn of(character: char) -> Option<Script> {
+    pub(super) fn of(character: char) -> Option<Script> {
         match u32::from(character) {
             0x41..=0x5a | 0x61..=0x7a | 0xaa | 0xba => Some(Script::Latin),
             0xc0..=0x24f | 0x1e00..=0x1eff if character.is_alphabetic() => Some(Script::Latin),
@@ -191,7 +190,7 @@ pub(super) fn form(character: char) -> (bool, bool) {
 
 /// The language of a text, as BCP 47 names it; `und` if it cannot be told, `zh` if its characters are of both forms or
 /// of none.
-pub fn of(words: &Words) -> &'static str {
+pub(super) fn of(words: &Words) -> &'static str {
     let letters: u32 = words.scripts.iter().sum();
     let best = (0..Script::COUNT).rev().max_by_key(|&script| words.scripts[script]).unwrap_or(0);
     if letters == 0 || words.scripts[best] * 2 < letters {
@@ -226,7 +225,7 @@ fn latin_language(words: &Words) -> &'static str {
 }
 
 /// Whether a recipe's list of languages takes in a text's: `zh` is either form.
-pub fn is_among(language: &str, wanted: &[String]) -> bool {
+pub(super) fn is_among(language: &str, wanted: &[String]) -> bool {
     let is_chinese = |name: &str| name == "zh" || name.starts_with("zh-");
     wanted.is_empty()
         || wanted.iter().any(|one| {

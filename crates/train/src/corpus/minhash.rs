@@ -9,7 +9,7 @@ use super::words::{Words, mixed};
 
 /// Makes signatures of `bands * rows` places.
 #[derive(Clone, Debug)]
-pub struct MinHash {
+pub(super) struct MinHash {
     shingle_words: usize,
     bands: usize,
     rows: usize,
@@ -18,18 +18,18 @@ pub struct MinHash {
 
 impl MinHash {
     /// For shingles of `shingle_words` words.
-    pub fn new(shingle_words: usize, bands: usize, rows: usize) -> MinHash {
+    pub(super) fn new(shingle_words: usize, bands: usize, rows: usize) -> MinHash {
         MinHash { shingle_words, bands, rows, minima: Vec::new() }
     }
 
     /// Places of a signature.
-    pub fn places(&self) -> usize {
+    pub(super) fn places(&self) -> usize {
         self.bands * self.rows
     }
 
     /// Appends the signature of a text to `out`: `(bands * rows)`. A text of fewer words than a shingle is one shingle;
     /// without words there is no signature, and false.
-    pub fn sign(&mut self, words: &Words, out: &mut Vec<u16>) -> bool {
+    pub(super) fn sign(&mut self, words: &Words, out: &mut Vec<u16>) -> bool {
         let places = self.places();
         if words.count() == 0 {
             return false;
@@ -64,7 +64,7 @@ impl MinHash {
     }
 
     /// A hash of each band of a signature: texts that agree in one are candidates.
-    pub fn bands<'a>(&self, signature: &'a [u16]) -> impl Iterator<Item = u64> + use<'a> {
+    pub(super) fn bands<'a>(&self, signature: &'a [u16]) -> impl Iterator<Item = u64> + use<'a> {
         signature.chunks_exact(self.rows).enumerate().map(|(band, rows)| {
             rows.iter().fold(mixed(band as u64 + 1), |hash, &row| mixed(hash ^ u64::from(row)))
         })
@@ -72,7 +72,7 @@ impl MinHash {
 }
 
 /// The share of places that agree: an estimate of the Jaccard similarity of the shingles.
-pub fn similarity(a: &[u16], b: &[u16]) -> f64 {
+pub(super) fn similarity(a: &[u16], b: &[u16]) -> f64 {
     let equal = a.iter().zip(b).filter(|(a, b)| a == b).count();
     equal as f64 / a.len().max(1) as f64
 }

@@ -11,7 +11,7 @@ use super::words::{Words, mixed};
 
 /// A table of hashes that is used again and again.
 #[derive(Default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// `(2ⁿ)` Hash and how often; 0 is an open place.
     slots: Vec<(u64, u32)>,
     size: usize,
@@ -42,7 +42,7 @@ impl Seen {
 }
 
 /// The first rule that a cleaned text breaks.
-pub fn broken(
+pub(super) fn broken(
     text: &str,
     words: &Words,
     language: &str,

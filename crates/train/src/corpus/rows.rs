@@ -320,7 +320,7 @@ impl Writer {
         writer.write_all(row).map_err(|source| Error::io("writing", &path, source))?;
         about.documents += 1;
         about.bytes += bytes;
-        if writer.get_ref().bytes() >= FILE_BYTES { self.close(split) } else { Ok(()) }
+        if writer.get_ref().length() >= FILE_BYTES { self.close(split) } else { Ok(()) }
     }
 
     fn close(&mut self, split: usize) -> Result<()> {

@@ -15,7 +15,7 @@ const FAN_IN: usize = 32;
 const AHEAD: usize = 32 << 10;
 
 /// Takes records of `N` numbers and gives them back in order.
-pub struct Sorter<const N: usize> {
+pub(super) struct Sorter<const N: usize> {
     folder: PathBuf,
     /// Records in memory at most.
     most: usize,
@@ -25,7 +25,7 @@ pub struct Sorter<const N: usize> {
 
 impl<const N: usize> Sorter<N> {
     /// With `memory` bytes (merging takes up to 1 MiB beside), and runs in `folder`.
-    pub fn new(folder: &Path, memory: usize) -> Sorter<N> {
+    pub(super) fn new(folder: &Path, memory: usize) -> Sorter<N> {
         let most = (memory / (8 * N)).max(2);
         Sorter { folder: folder.to_path_buf(), most, records: Vec::new(), runs: Vec::new() }
     }
@@ -34,7 +34,7 @@ impl<const N: usize> Sorter<N> {
     ///
     /// # Errors
     /// If a run cannot be written.
-    pub fn push(&mut self, record: [u64; N]) -> io::Result<()> {
+    pub(super) fn push(&mut self, record: [u64; N]) -> io::Result<()> {
         if self.records.len() == self.most {
             self.spill()?;
         }
@@ -60,7 +60,7 @@ impl<const N: usize> Sorter<N> {
 
     /// All runs become one.
     fn merge(&mut self) -> io::Result<()> {
-        let mut merged = Merged::new(std::mem::take(&mut self.runs))?;
+        let mut merged = Merged::<N>::new(std::mem::take(&mut self.runs))?;
         let mut run = BufWriter::with_capacity(AHEAD, tempfile::tempfile_in(&self.folder)?);
         while let Some(record) = merged.next()? {
             run.write_all(bytemuck::cast_slice(&record))?;
@@ -73,7 +73,7 @@ impl<const N: usize> Sorter<N> {
     ///
     /// # Errors
     /// If a run cannot be written or read.
-    pub fn sorted(mut self) -> io::Result<Sorted<N>> {
+    pub(super) fn sorted(mut self) -> io::Result<Sorted<N>> {
         if self.runs.is_empty() {
             self.records.sort_unstable();
             return Ok(Sorted::InMemory(self.records.into_iter()));
@@ -91,7 +91,7 @@ fn rewound(run: BufWriter<File>) -> io::Result<File> {
 }
 
 /// Records in order.
-pub enum Sorted<const N: usize> {
+pub(super) enum Sorted<const N: usize> {
     /// All fitted.
     InMemory(std::vec::IntoIter<[u64; N]>),
     /// From runs.
@@ -103,7 +103,7 @@ impl<const N: usize> Sorted<N> {
     ///
     /// # Errors
     /// If a run cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<[u64; N]>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<[u64; N]>> {
         match self {
             Sorted::InMemory(records) => Ok(records.next()),
             Sorted::Merged(merged) => merged.next(),
@@ -112,7 +112,7 @@ impl<const N: usize> Sorted<N> {
 }
 
 /// Runs being merged.
-pub struct Merged<const N: usize> {
+pub(super) struct Merged<const N: usize> {
     runs: Vec<BufReader<File>>,
     heads: BinaryHeap<Reverse<([u64; N], usize)>>,
 }
@@ -145,7 +145,7 @@ impl<const N: usize> Merged<N> {
 ///
 /// # Errors
 /// If the file cannot be read or ends within a record.
-pub fn read_record<const N: usize>(from: &mut impl Read) -> io::Result<Option<[u64; N]>> {
+pub(super) fn read_record<const N: usize>(from: &mut impl Read) -> io::Result<Option<[u64; N]>> {
     let mut record = [0u64; N];
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut record);
     // Most reads are whole: a buffered file whose buffer is a multiple of the record.

@@ -175,10 +175,21 @@ pub fn cut(text: &[u8], most: usize) -> Cut {
     if let Some(at) = within(memchr::memrchr(b' ', piece).map(|at| at + 1)) {
         return Cut { at, is_line: false };
     }
-    // A character is up to four bytes; what is no UTF-8 is cut anywhere.
-    let whole = (0..3.min(most)).map(|back| most - back);
-    let at = whole.into_iter().find(|&at| text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80));
-    Cut { at: at.unwrap_or(most), is_line: false }
+    Cut { at: whole_characters(piece), is_line: false }
+}
+
+/// Up to where a piece of UTF-8 holds whole characters; what is none is cut anywhere.
+fn whole_characters(piece: &[u8]) -> usize {
+    let last = piece.iter().rev().take(4).position(|byte| byte & 0xc0 != 0x80);
+    let Some(after) = last else { return piece.len() };
+    let start = piece.len() - 1 - after;
+    let length = match piece[start] {
+        0xf0.. => 4,
+        0xe0.. => 3,
+        0xc0.. => 2,
+        _ => 1,
+    };
+    if start > 0 && after + 1 < length { start } else { piece.len() }
 }
 
 /// Behind the last blank line.

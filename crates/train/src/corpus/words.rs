@@ -13,33 +13,33 @@ const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The words of one text, and counts of its characters.
 #[derive(Default)]
-pub struct Words {
+pub(super) struct Words {
     /// `(n_words)` A hash of each word.
-    pub hashes: Vec<u64>,
+    pub(super) hashes: Vec<u64>,
     /// `(n_words)` Characters of each word.
-    pub lengths: Vec<u32>,
+    pub(super) lengths: Vec<u32>,
     /// `(n_words + 1)` Polynomial hashes of the first n words.
     prefix: Vec<u64>,
     /// Characters that are not white space.
-    pub characters: usize,
+    pub(super) characters: usize,
     /// Characters of words.
-    pub in_words: usize,
+    pub(super) in_words: usize,
     /// Words with a letter.
-    pub alphabetic: usize,
+    pub(super) alphabetic: usize,
     /// `#` and ellipses.
-    pub marks: usize,
+    pub(super) marks: usize,
     /// Characters that are no letters, digits, white space or punctuation.
-    pub symbols: usize,
+    pub(super) symbols: usize,
     /// Letters of each script.
-    pub scripts: [u32; Script::COUNT],
+    pub(super) scripts: [u32; Script::COUNT],
     /// Words among the most frequent ones of each language.
-    pub frequent: [u32; language::LATIN.len()],
+    pub(super) frequent: [u32; language::LATIN.len()],
     /// Which of Gopher's eight stop words occur.
-    pub stop_words: u8,
+    pub(super) stop_words: u8,
     /// Characters that are written in this form in Traditional Chinese alone, and in Simplified Chinese alone.
-    pub traditional: u32,
+    pub(super) traditional: u32,
     /// See there.
-    pub simplified: u32,
+    pub(super) simplified: u32,
     word: Word,
 }
 
@@ -97,7 +97,7 @@ const CLASS: [u8; 256] = {
 
 impl Words {
     /// Takes the words of `text` in place of those before.
-    pub fn read(&mut self, text: &str) {
+    pub(super) fn read(&mut self, text: &str) {
         self.clear();
         let bytes = text.as_bytes();
         let mut at = 0;
@@ -222,12 +222,12 @@ impl Words {
     }
 
     /// How many words.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.hashes.len()
     }
 
     /// Hashes of the runs of `n` words: `(n_words - n + 1)`, none if there are fewer words.
-    pub fn n_grams(&self, n: usize) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn n_grams(&self, n: usize) -> impl Iterator<Item = u64> + '_ {
         let power = (0..n).fold(1u64, |power, _| power.wrapping_mul(BASE));
         let ends = self.prefix.get(n..).unwrap_or_default();
         ends.iter()
@@ -236,7 +236,7 @@ impl Words {
     }
 
     /// Characters of the words `range`.
-    pub fn length_of(&self, range: Range<usize>) -> usize {
+    pub(super) fn length_of(&self, range: Range<usize>) -> usize {
         self.lengths[range].iter().map(|&length| length as usize).sum()
     }
 }

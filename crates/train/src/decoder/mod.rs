@@ -49,7 +49,7 @@ impl Loss {
 }
 
 /// Gets each range of the flat gradient when it is final.
-pub type Ready<'a> = &'a mut dyn FnMut(&[f32], Range<usize>);
+pub type Ready<'a> = &'a mut dyn FnMut(&mut [f32], Range<usize>);
 
 /// Parameters, their gradients, and the room to compute them.
 pub struct Decoder {
@@ -178,7 +178,7 @@ impl Decoder {
             self.forward(pool, &mut work, tokens, true);
             let mut last = |range: Range<usize>, grads: &mut [f32]| {
                 if g + 1 == groups {
-                    ready(grads, range);
+                    ready(&mut grads[range.clone()], range);
                 }
             };
             let one = self.backward(pool, &mut work, (tokens, targets), scale, &mut last);

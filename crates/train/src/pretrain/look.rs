@@ -4,13 +4,10 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use yushan_tensor::Pool;
-
 use super::voice::Voice;
 use super::{Trainer, Watch, event};
 use crate::checkpoint::{self, Ends, Snapshot};
-use crate::decoder::{Decoder, IGNORE};
-use crate::evaluate::{Document, Likelihood, Windows, bits_per_byte};
+use crate::evaluate::{Document, Losses, Windows, bits_per_byte};
 use crate::optimizer;
 use crate::order::Order;
 use crate::recipe::Settings;
@@ -26,38 +23,6 @@ pub(super) struct Identity {
     pub(super) settings: Settings,
     /// SHA-256 of the data.
     pub(super) data: String,
-}
-
-/// The decoder that is being trained, asked for likelihoods.
-pub(super) struct Reader<'a> {
-    /// The decoder.
-    pub(super) decoder: &'a mut Decoder,
-    /// Its threads.
-    pub(super) pool: &'a mut Pool,
-}
-
-impl Likelihood for Reader<'_> {
-    fn logprobs(&mut self, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        // Rows of all lengths go through as one rectangle; what is past a row's end predicts nothing.
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0).saturating_sub(1);
-        if longest == 0 {
-            return Ok(rows.iter().map(|_| Vec::new()).collect());
-        }
-        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-        for row in rows {
-            let count = row.len().saturating_sub(1);
-            tokens.extend_from_slice(&row[..count]);
-            targets.extend_from_slice(&row[row.len() - count..]);
-            tokens.extend(std::iter::repeat_n(0, longest - count));
-            targets.extend(std::iter::repeat_n(IGNORE, longest - count));
-        }
-        let mut losses = Vec::new();
-        self.decoder.losses(self.pool, &tokens, &targets, rows.len(), &mut losses);
-        let values = |(row, losses): (&Vec<u32>, &[f32])| {
-            losses[..row.len().saturating_sub(1)].iter().map(|loss| -loss).collect()
-        };
-        Ok(rows.iter().zip(losses.chunks(longest)).map(values).collect())
-    }
 }
 
 impl Trainer<'_> {
@@ -80,7 +45,14 @@ impl Trainer<'_> {
                 shards.tokens_of(at, &mut tokens)?;
                 Ok(Document { tokens, bytes: shards.bytes(at) })
             });
-            let mut reader = Reader { decoder, pool };
+            let mut reader = Losses {
+                context: settings.shape.context,
+                vocabulary: settings.shape.vocabulary,
+                batch: windows.batch,
+                losses: |tokens: &[u32], targets: &[u32], batch, out: &mut Vec<f32>| {
+                    decoder.losses(pool, tokens, targets, batch, out);
+                },
+            };
             let figures = bits_per_byte(&mut reader, &mut documents, &windows)?;
             line.eval.insert(name.clone(), figures);
         }
@@ -140,7 +112,9 @@ impl Trainer<'_> {
         match checkpoint::save(&self.checkpoints(), &snapshot, keep) {
             Ok(saved) => {
                 self.saved = Some(saved.path);
-                Ok(())
+                saved.warnings.into_iter().try_for_each(|warning| {
+                    self.write(event(self.step, Event::new(EventKind::Checkpoint, warning)), watch)
+                })
             }
             Err(error) => {
                 let detail = format!("not saved, the run goes on: {error}");

@@ -136,7 +136,7 @@ impl Trainer<'_> {
         decoder.grads_mut().fill(0.0);
         let scale = 1.0 / job.settings.batch_tokens as f32;
         let mut overlap = Overlap::new();
-        let mut ready = |grads: &[f32], range| overlap.ready(*ranks, grads, range);
+        let mut ready = |grads: &mut [f32], range| overlap.ready(*ranks, grads, range);
         let loss =
             decoder.forward_backward(pool, inputs, targets, batch.rows, scale, &mut ready);
         overlap.finish(*ranks, decoder.grads_mut())?;

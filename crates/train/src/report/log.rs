@@ -121,6 +121,15 @@ impl Event {
     pub fn new(kind: EventKind, detail: impl Into<String>) -> Event {
         Event { kind, detail: detail.into(), at: None, loss: None }
     }
+
+    /// What happened, for people.
+    pub fn words(&self) -> String {
+        let name = super::watch::name(&self.kind);
+        match self.detail.is_empty() {
+            true => name.to_owned(),
+            false => format!("{name}: {}", self.detail),
+        }
+    }
 }
 
 /// A prompt and how the model went on.

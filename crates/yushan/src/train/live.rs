@@ -151,7 +151,7 @@ pub(super) fn watch(folder: &Path, once: bool) -> Result<()> {
             true => ratatui::crossterm::terminal::size().map_or((100, 30), |(w, h)| (w.into(), h.into())),
             false => (100, 30),
         };
-        let screen = report::screen(&run, width, height);
+        let screen = report::watch::screen(&run, width, height);
         let mut out = std::io::stdout().lock();
         // Cleared and drawn in one write, so that it does not flicker.
         let clear = if terminal && !once { "\x1b[2J\x1b[H" } else { "" };
