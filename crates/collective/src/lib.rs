@@ -22,11 +22,11 @@ mod threads;
 
 use std::ops::Range;
 
+#[cfg(feature = "mpi")]
+pub use self::mpi::Mpi;
 pub use alone::Alone;
 pub use error::{Error, Result};
 pub use launch::{Launch, connect, launch};
-#[cfg(feature = "mpi")]
-pub use mpi::Mpi;
 pub use overlap::Overlap;
 pub use parts::even_parts;
 pub use threads::Threads;

@@ -42,6 +42,8 @@ pub struct Mpi {
     buckets: VecDeque<Bucket>,
     /// Buffers of buckets that are done.
     spare: Vec<Bucket>,
+    /// What blocking sums receive.
+    received: Vec<f32>,
 }
 
 // SAFETY: MPI was initialised for calls from any thread, one at a time, and all calls are behind `&mut`.
@@ -143,6 +145,7 @@ impl Mpi {
             gather: communicator()?,
             buckets: VecDeque::new(),
             spare: Vec::new(),
+            received: Vec::new(),
         })
     }
 
@@ -264,7 +267,7 @@ impl Collective for Mpi {
 
     fn all_reduce(&mut self, values: &mut [f32]) -> Result<()> {
         self.idle("all_reduce")?;
-        let mut received = Vec::new();
+        let mut received = std::mem::take(&mut self.received);
         for piece in values.chunks_mut(PIECE) {
             let parts = even_parts(piece.len(), self.ranks);
             let layout = Layout::new("all_reduce", &parts, self.rank)?;
@@ -273,6 +276,7 @@ impl Collective for Mpi {
             add_rows(&mut received, own);
             self.collect("all_reduce", &received[..own], &layout, piece)?;
         }
+        self.received = received;
         Ok(())
     }
 

@@ -52,8 +52,9 @@ mod tests {
 
     #[test]
     fn parts_that_do_not_fit_are_refused() {
-        for parts in [vec![0..5], vec![0..5, 4..10], vec![0..5, 5..11], vec![5..10, 0..5]] {
+        for parts in [[0..5, 4..10], [0..5, 5..11], [5..10, 0..5]] {
             assert!(check_parts("test", &parts, 2, 10).is_err(), "{parts:?}");
         }
+        assert!(check_parts("test", &[0..5, 5..10], 3, 10).is_err());
     }
 }

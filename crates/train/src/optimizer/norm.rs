@@ -34,11 +34,11 @@ pub(super) fn global_norm(
     let sums: Vec<AtomicU64> = own.clone().map(|_| AtomicU64::new(0)).collect();
     let (isa, task) = (Isa::best(), chunks_per_task(own.len()));
     pool.run(own.len().div_ceil(task), &|at, _| {
-        for chunk in at * task..((at + 1) * task).min(own.len()) {
+        for (chunk, sum) in sums.iter().enumerate().skip(at * task).take(task) {
             let start = (own.start + chunk) * CHUNK;
             let values = &grads[start..(start + CHUNK).min(grads.len())];
-            let sum = update::sum_of_squares(isa, values);
-            sums[chunk].store(sum.to_bits(), Ordering::Relaxed);
+            let squares = update::sum_of_squares(isa, values);
+            sum.store(squares.to_bits(), Ordering::Relaxed);
         }
     });
     let bytes: Vec<u8> =
