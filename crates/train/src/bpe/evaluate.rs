@@ -31,7 +31,7 @@ pub struct Evaluation {
     pub tokens: u64,
     /// Ids that occur at all.
     pub used: usize,
-    /// Tokens that are digits alone.
+    /// Tokens that are digits alone, a space before them not counted.
     pub digits: u64,
     /// Tokens that are white space alone.
     pub spaces: u64,
@@ -88,11 +88,9 @@ pub fn evaluate<T: AsRef<str> + Sync>(
         return Err(Error::bad("texts", "there is no text to evaluate the tokenizer on"));
     }
     let of = |token: usize| tokenizer.token_bytes(token as u32);
-    let sum = |is: &dyn Fn(u8) -> bool| {
-        let tokens = counts.iter().enumerate();
-        let chosen =
-            tokens.filter(|(token, _)| !of(*token).is_empty() && of(*token).iter().all(|b| is(*b)));
-        chosen.map(|(_, count)| count).sum()
+    let sum = |is: fn(&[u8]) -> bool| {
+        let tokens = counts.iter().enumerate().filter(|(token, _)| is(of(*token)));
+        tokens.map(|(_, count)| count).sum()
     };
     let mut used: Vec<usize> = (0..counts.len()).filter(|&token| counts[token] > 0).collect();
     used.sort_by_key(|&token| (std::cmp::Reverse(of(token).len()), token));
@@ -103,8 +101,11 @@ pub fn evaluate<T: AsRef<str> + Sync>(
         words,
         tokens: counts.iter().sum(),
         used: used.len(),
-        digits: sum(&|byte| byte.is_ascii_digit()),
-        spaces: sum(&|byte| byte.is_ascii_whitespace()),
+        digits: sum(|bytes| {
+            let digits = bytes.strip_prefix(b" ").unwrap_or(bytes);
+            !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+        }),
+        spaces: sum(|bytes| !bytes.is_empty() && bytes.iter().all(u8::is_ascii_whitespace)),
         longest: longest
             .map(|&token| (String::from_utf8_lossy(of(token)).into_owned(), counts[token]))
             .collect(),
