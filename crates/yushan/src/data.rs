@@ -4,10 +4,11 @@
 //! that was interrupted goes on with the step it was in.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use yushan_model::tokenizer::{Ends, Special, Tokenizer};
+use yushan_model::tokenizer::{self, Tokenizer};
 use yushan_train::bpe;
 use yushan_train::corpus::{self, Corpus, Progress, Recipe};
 use yushan_train::digest::sha256;
@@ -72,11 +73,12 @@ impl Build {
                 bytes(one.holdout.bytes)
             );
         }
-        let tokenizer = tokenizer(&recipe, &built.corpus, &out, threads)?;
+        let (tokenizer, hash) = prepare(&recipe, &built.corpus, &out, threads)?;
+        let encoder = Encoder { tokenizer: &tokenizer, hash, idle: Mutex::default() };
         let shards = out.join("shards");
         if !shards.exists() {
             let bar = progress::of_bytes(0);
-            let made = corpus::tokenize(&built.corpus, &tokenizer, &shards, &mut shown(&bar));
+            let made = corpus::tokenize(&built.corpus, &encoder, &shards, &mut shown(&bar));
             bar.finish_and_clear();
             for split in made?.splits {
                 let (documents, tokens, text) = split.totals();
@@ -101,8 +103,13 @@ fn shown(bar: &ProgressBar) -> impl FnMut(&Progress) + '_ {
     }
 }
 
-/// The tokenizer that stands beside the shards: made once, from the recipe's file or from the cleaned documents.
-fn tokenizer(recipe: &Recipe, corpus: &Corpus, out: &Path, threads: usize) -> Result<Encoder> {
+/// The tokenizer that stands beside the shards and its file's hash: made once, from the recipe's file or from the cleaned documents.
+fn prepare(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    out: &Path,
+    threads: usize,
+) -> Result<(Tokenizer, [u8; 32])> {
     let path = out.join("tokenizer.json");
     if !path.exists() {
         match &recipe.tokenizer.file {
@@ -119,8 +126,7 @@ fn tokenizer(recipe: &Recipe, corpus: &Corpus, out: &Path, threads: usize) -> Re
         }
     }
     let json = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    let tokenizer = Tokenizer::from_hugging_face(out)?;
-    Ok(Encoder { hash: sha256(&json), tokenizer })
+    Ok((Tokenizer::from_hugging_face(out)?, sha256(&json)))
 }
 
 fn learn(recipe: &Recipe, corpus: &Corpus, out: &Path, threads: usize) -> Result<()> {
@@ -151,12 +157,14 @@ fn learn(recipe: &Recipe, corpus: &Corpus, out: &Path, threads: usize) -> Result
 /// What `tokenizer_config.json` says of the longest text; the model's own file says more exactly.
 const CONTEXT: usize = 1 << 20;
 
-struct Encoder {
-    tokenizer: Tokenizer,
+/// A tokenizer whose buffers go from text to text, one set for each thread that is at work.
+struct Encoder<'a> {
+    tokenizer: &'a Tokenizer,
     hash: [u8; 32],
+    idle: Mutex<Vec<tokenizer::Encoder<'a>>>,
 }
 
-impl corpus::Encode for Encoder {
+impl corpus::Encode for Encoder<'_> {
     fn vocabulary(&self) -> u32 {
         self.tokenizer.vocabulary_size() as u32
     }
@@ -166,7 +174,10 @@ impl corpus::Encode for Encoder {
     }
 
     fn encode(&self, text: &str, out: &mut Vec<u32>) -> yushan_train::Result<()> {
-        out.extend(self.tokenizer.encode(text, Special::AsText, Ends::Bare));
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut encoder = idle.unwrap_or_else(|| self.tokenizer.encoder());
+        encoder.append(text, out);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The same run on any number of ranks: `mpirun -n R ranks FOLDER`, first with one rank, which makes the data. Fifty steps;
+//! The same run on any number of ranks: `mpirun -n R same_loss FOLDER`, first with one rank, which makes the data. Fifty steps;
 //! more ranks than one compare their losses with those of the one, and fail where they differ by 1e-4.
 //! `tests/mpi/run` starts it.
 
@@ -16,7 +16,7 @@ const APART: f64 = 1e-4;
 
 fn main() -> yushan_train::Result<()> {
     let place = std::env::args_os().nth(1).map(PathBuf::from);
-    let place = place.ok_or_else(|| Error::bad("ranks", "give a folder"))?;
+    let place = place.ok_or_else(|| Error::bad("same_loss", "give a folder"))?;
     let mut ranks = yushan_collective::connect()?;
     let (rank, of) = (ranks.rank(), ranks.ranks());
     if of == 1 {
