@@ -37,7 +37,7 @@ fn story(random: &mut Random) -> String {
 pub(crate) fn data(folder: &Path) {
     let mut random = Random(7);
     let stories: Vec<String> = (0..440).map(|_| story(&mut random)).collect();
-    let options = bpe::Options { vocabulary: 320, ..bpe::Options::default() };
+    let options = bpe::Options { vocabulary: 312, ..bpe::Options::default() };
     let words = bpe::Words::count(stories.iter(), options.pre_tokenizer, 1 << 20, 1);
     let trained = bpe::train(&words, &options).unwrap();
     trained.write(folder, 1 << 20).unwrap();
@@ -47,7 +47,7 @@ pub(crate) fn data(folder: &Path) {
     let json = std::fs::read(folder.join("tokenizer.json")).unwrap();
     let splits = ["train".to_owned(), "holdout-stories".to_owned()];
     let sources = ["stories".to_owned()];
-    let mut writer = Writer::create(&shards, 320, sha256(&json), &sources, &splits);
+    let mut writer = Writer::create(&shards, 312, sha256(&json), &sources, &splits);
     for (at, story) in stories.iter().enumerate() {
         let ids = tokenizer.encode(story, Special::AsText, Ends::Bare);
         writer.push(usize::from(at >= 400), &ids, story.len() as u32, 0).unwrap();
@@ -84,7 +84,7 @@ pub(crate) fn settings(data: &Path, more: &[(&str, &str)]) -> Settings {
         more.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     let mut recipe = Recipe::parse_with(text, "small", &set).unwrap();
     recipe.data.folder = Some(data.to_owned());
-    recipe.settle(320).unwrap()
+    recipe.settle(312).unwrap()
 }
 
 /// A run of these settings on one thread.
