@@ -56,7 +56,7 @@ impl<T> Hashing<T> {
     }
 
     /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         self.bytes
     }
 

@@ -4,6 +4,7 @@
 //! pairs of forward and backward over one flat buffer of parameters; there is no graph that finds
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
+pub mod corpus;
 pub mod digest;
 mod error;
 pub mod keys;

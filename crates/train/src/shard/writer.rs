@@ -152,7 +152,7 @@ impl Open {
     }
 
     fn end(mut self) -> io::Result<ShardFile> {
-        let rest = self.ids.bytes().next_multiple_of(8) - self.ids.bytes();
+        let rest = self.ids.length().next_multiple_of(8) - self.ids.length();
         self.ids.write_all(&[0; 8][..rest as usize])?;
         let mut index = self.index.into_inner().map_err(|error| error.into_error())?;
         index.rewind()?;
