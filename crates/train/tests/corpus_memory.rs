@@ -24,7 +24,9 @@ fn write_texts(path: &Path, bytes: u64) {
         let mut seed = if again { number - 2 } else { number };
         let mut text = String::with_capacity(2500);
         for word in 0..330 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let value = seed >> 33;
             match value % 3 {
                 0 => text.push_str(["the ", "of ", "and ", "with "][(value >> 8) as usize % 4]),

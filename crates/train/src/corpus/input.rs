@@ -42,7 +42,8 @@ pub(super) fn inputs(recipe: &Recipe) -> Result<Vec<Input>> {
         for pattern in &described.path {
             let bad = |detail: String| Error::bad(format!("source `{}`", described.name), detail);
             let expanded = expanded(pattern).map_err(bad)?;
-            let full = recipe.folder.join(expanded).to_string_lossy().into_owned();
+            let folder = glob::Pattern::escape(&recipe.folder.to_string_lossy());
+            let full = Path::new(&folder).join(expanded).to_string_lossy().into_owned();
             let paths = glob::glob(&full)
                 .map_err(|error| bad(format!("`{pattern}` is no pattern: {error}")))?;
             let before = found.len();

@@ -12,32 +12,39 @@ use super::words::{Words, mixed};
 /// A table of hashes that is used again and again.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// `(2ⁿ)` Hash and how often; 0 is an open place.
-    slots: Vec<(u64, u32)>,
+    /// `(2ⁿ)` Half of a hash, the round in which it was added, and how often.
+    slots: Vec<(u32, u16, u16)>,
     size: usize,
+    round: u16,
 }
 
 impl Seen {
-    /// Empties it, with room for `most` hashes.
+    /// Empties it, with room for `most` hashes. Slots of other rounds are open, so that nothing need be cleared.
     fn clear(&mut self, most: usize) {
         self.size = (2 * most).next_power_of_two().max(16);
         if self.slots.len() < self.size {
-            self.slots.resize(self.size, (0, 0));
+            self.slots.resize(self.size, (0, 0, 0));
         }
-        self.slots[..self.size].fill((0, 0));
+        self.round = self.round.wrapping_add(1);
+        if self.round == 0 {
+            self.slots.fill((0, 0, 0));
+            self.round = 1;
+        }
     }
 
-    /// Adds a hash; how often it is there now.
+    /// Adds a hash; how often it is there now. Half of a hash tells apart what a document has: two of a thousand
+    /// words are taken for one in one document of 8,000.
     fn add(&mut self, hash: u64) -> u32 {
-        let hash = hash | 1;
         // The upper bits of a polynomial hash are its better ones.
-        let mut at = (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (self.size - 1);
-        while self.slots[at].0 != hash && self.slots[at].0 != 0 {
+        let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (tag, mut at) = ((hash >> 32) as u32, (hash >> 16) as usize & (self.size - 1));
+        while self.slots[at].1 == self.round && self.slots[at].0 != tag {
             at = (at + 1) & (self.size - 1);
         }
         let slot = &mut self.slots[at];
-        *slot = (hash, slot.1 + 1);
-        slot.1
+        let count = if slot.1 == self.round { slot.2.saturating_add(1) } else { 1 };
+        *slot = (tag, self.round, count);
+        count.into()
     }
 }
 
@@ -169,10 +176,18 @@ fn of_paragraphs(text: &str, filter: &Filter, seen: &mut Seen) -> Option<Reason>
 }
 
 fn of_n_grams(words: &Words, filter: &Filter, seen: &mut Seen) -> Option<Reason> {
+    let longest = words.lengths.iter().copied().max().unwrap_or(0) as usize;
+    let mut often = words.count();
     for (n, most) in (2..).zip(filter.max_top_n_grams) {
-        if top(words, n, seen) > most {
+        // No run comes more often than the most frequent shorter one, nor is it longer than its words can be.
+        if share(often * n * longest, words.in_words) <= most {
+            continue;
+        }
+        let (count, length) = top(words, n, seen);
+        if share(count * length, words.in_words) > most {
             return Some(Reason::TopNGram);
         }
+        often = count.max(1);
     }
     // A longer run that comes again is made of shorter ones that do.
     let strictest = filter.max_duplicate_n_grams.into_iter().fold(f64::INFINITY, f64::min);
@@ -188,8 +203,8 @@ fn of_n_grams(words: &Words, filter: &Filter, seen: &mut Seen) -> Option<Reason>
     None
 }
 
-/// The share of the most frequent run of `n` words, which comes at least twice.
-fn top(words: &Words, n: usize, seen: &mut Seen) -> f64 {
+/// How often the most frequent run of `n` words comes, and its characters; those are 0 if none comes twice.
+fn top(words: &Words, n: usize, seen: &mut Seen) -> (usize, usize) {
     seen.clear(words.count());
     let (mut most, mut longest) = (1, 0);
     for (at, gram) in words.n_grams(n).enumerate() {
@@ -200,7 +215,7 @@ fn top(words: &Words, n: usize, seen: &mut Seen) -> f64 {
             most = count;
         }
     }
-    share(most as usize * longest, words.in_words)
+    (most as usize, longest)
 }
 
 /// The share of words in runs of `n` that were there before.
@@ -276,9 +291,9 @@ mod tests {
         words.read("a b c d e f a b c d e f");
         assert_eq!(again(&words, 5, &mut seen), 0.5);
         assert_eq!(again(&words, 7, &mut seen), 0.0);
-        assert_eq!(top(&words, 2, &mut seen), 4.0 / 12.0);
+        assert_eq!(top(&words, 2, &mut seen), (2, 2));
         words.read("aa bb cc dd");
-        assert_eq!((top(&words, 2, &mut seen), again(&words, 5, &mut seen)), (0.0, 0.0));
+        assert_eq!((top(&words, 2, &mut seen), again(&words, 5, &mut seen)), ((1, 0), 0.0));
         let mut lines = Repeated::default();
         seen.clear(3);
         for line in ["abc", "abc", "abcdefghijklmnop"] {

@@ -407,3 +407,39 @@ fn recipes_are_checked() {
         assert_eq!(Recipe::read(&path).unwrap().name, name);
     }
 }
+
+#[test]
+fn shared_texts_become_a_corpus() {
+    let root = std::env::var_os("YUSHAN_SHARED").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        std::path::PathBuf::from,
+    );
+    if !root.join("data/pretrain").exists() {
+        eprintln!("skipped: shared data not found: {}", root.join("data/pretrain").display());
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/zh-hant.toml");
+    // The variable may be unset where the folder lies beside the checkout.
+    let text = fs::read_to_string(path).unwrap().replace("$YUSHAN_SHARED", &root.to_string_lossy());
+    let folder = tempfile::tempdir().unwrap();
+    let built = build(&Recipe::parse("recipe", &text, folder.path()).unwrap(), 2).unwrap();
+    let kept: Vec<(&str, u64)> = built
+        .counts
+        .iter()
+        .map(|one| (one.source.as_str(), one.train.documents + one.holdout.documents))
+        .collect();
+    for ((source, documents), (name, least, most)) in kept.into_iter().zip([
+        ("tang-poems", 20_000, 21_664),
+        ("encyclopedia", 1_900, 2_000),
+        ("stories", 3_300, 3_448),
+    ]) {
+        assert!(source == name && (least..=most).contains(&documents), "{source}: {documents}");
+    }
+    let languages =
+        built.corpus.rows("holdout-encyclopedia").unwrap().map(|row| row.unwrap().language);
+    let languages: Vec<String> = languages.collect();
+    assert!(
+        languages.iter().filter(|language| *language == "zh-Hant").count() * 100
+            > languages.len() * 95
+    );
+}

@@ -106,12 +106,7 @@ impl Words {
             let class = CLASS[usize::from(byte)];
             at += 1;
             match class {
-                LETTER => {
-                    self.scripts[Script::Latin as usize] += 1;
-                    self.word.has_letter = true;
-                    self.add(u32::from(byte | 0x20));
-                }
-                DIGIT => self.add(u32::from(byte)),
+                LETTER | DIGIT => at = self.run(bytes, at - 1),
                 BLANK => self.end_word(),
                 APOSTROPHE => self.apostrophe(bytes.get(at).is_some_and(u8::is_ascii_alphabetic)),
                 HIGH => {
@@ -149,6 +144,28 @@ impl Words {
         lengths.clear();
         prefix.clear();
         *self = Words { hashes, lengths, prefix, ..Words::default() };
+    }
+
+    /// Takes the letters and digits of ASCII from `at` on; where they end.
+    fn run(&mut self, bytes: &[u8], at: usize) -> usize {
+        // In registers, as this is the loop that sees nearly every byte.
+        let (mut hash, mut letters, mut end) = (self.word.hash, 0u32, at);
+        while let Some(&byte) = bytes.get(end) {
+            match CLASS[usize::from(byte)] {
+                LETTER => {
+                    hash = step(hash, u32::from(byte | 0x20));
+                    letters += 1;
+                }
+                DIGIT => hash = step(hash, u32::from(byte)),
+                _ => break,
+            }
+            end += 1;
+        }
+        self.word.hash = hash;
+        self.word.length += (end - at) as u32;
+        self.word.has_letter |= letters > 0;
+        self.scripts[Script::Latin as usize] += letters;
+        end
     }
 
     fn add(&mut self, character: u32) {

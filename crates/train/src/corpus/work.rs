@@ -75,9 +75,9 @@ pub(super) struct Worker {
 }
 
 /// Bytes of memory that a worker takes for documents of up to `most` bytes: at most a word for two bytes, 20 bytes for a
-/// word and four places of 16 bytes in the table.
+/// word and four places of 8 bytes in the table.
 pub(super) fn worker_bytes(most: usize) -> usize {
-    most / 2 * (20 + 64)
+    most / 2 * (20 + 32)
 }
 
 /// Bytes of a dropped document that are looked at for a sample.
@@ -105,7 +105,10 @@ impl Worker {
         if replaced && asked.filter.invalid_utf8 == InvalidUtf8::Drop {
             return vec![dropped(Reason::InvalidUtf8, raw, raw.len())];
         }
-        let text = match jsonl::text_of(line.as_bytes(), &asked.source.text_field) {
+        let text = match jsonl::text_of(
+            line.trim_start_matches('\u{feff}').as_bytes(),
+            &asked.source.text_field,
+        ) {
             Line::Text(text) => text,
             Line::NoText => return vec![dropped(Reason::NoText, raw, raw.len())],
             Line::NotJson => return vec![dropped(Reason::NotJson, raw, raw.len())],
