@@ -4,7 +4,7 @@
 //!
 //! With `parts` every operation runs alone on one thread, at the sizes it has in a step, and is timed in
 //! processor time, so that a busy machine does not show. Otherwise a step is what the peers' script times: forward, backward, clipping, AdamW. Prints one JSON line:
-//! median step, tokens a second, operations a second and their share of the peak measured right before
+//! median step, processor time a step, tokens a second, operations a second and their share of the peak measured right before
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -102,6 +102,13 @@ impl AdamW {
 fn processor_time() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     stat.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
+}
+
+/// Processor seconds of all threads of this process, in ticks of 10 ms.
+fn all_processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 0.01
 }
 
 /// Processor seconds of a call: the least of several, each long enough for the system's clock.
@@ -261,10 +268,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut optimizer = AdamW::new(&shape);
     let mut times = Vec::new();
     let (mut loss, mut update) = (0.0, 0.0);
-    let mut peak = 0.0;
+    let (mut peak, mut computed) = (0.0, 0.0);
     for step in 0..steps + 1 {
         if step == 1 {
             peak = limits::peak_f32(threads);
+            computed = all_processor_time();
         }
         let start = Instant::now();
         let scale = 1.0 / count as f32;
@@ -278,6 +286,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             update += half.elapsed().as_secs_f64() / steps as f64;
         }
     }
+    computed = (all_processor_time() - computed) / steps as f64;
     let memory = peak_memory();
     peak = f64::midpoint(peak, limits::peak_f32(threads));
     times.sort_by(f64::total_cmp);
@@ -286,7 +295,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let operations = speed * shape.operations_per_token(time);
     println!(
         "{{\"cfg\": {:?}, \"isa\": {:?}, \"threads\": {threads}, \"parameters\": {}, \"step_ms\": {:.1}, \"min_ms\": {:.1}, \
-         \"update_ms\": {:.1}, \"tokens_per_s\": {speed:.0}, \"gflops\": {:.1}, \"peak_gflops\": {:.1}, \"peak_share\": {:.3}, \
+         \"update_ms\": {:.1}, \"processor_ms\": {:.0}, \"tokens_per_s\": {speed:.0}, \"gflops\": {:.1}, \"peak_gflops\": {:.1}, \"peak_share\": {:.3}, \
          \"memory_mb\": {:.0}, \"loss\": {loss:.4}}}",
         word(0, "T1"),
         Isa::best(),
@@ -294,6 +303,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         1e3 * median,
         1e3 * times[0],
         1e3 * update,
+        1e3 * computed,
         operations / 1e9,
         peak / 1e9,
         operations / peak,
