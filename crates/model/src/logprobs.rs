@@ -19,7 +19,7 @@ pub struct Logprobs {
 
 /// Fills a [`Logprobs`] row by row and keeps its buffers.
 #[derive(Debug, Default)]
-pub(crate) struct LogprobReader {
+pub struct LogprobReader {
     candidates: Vec<Candidate>,
     probabilities: Vec<f32>,
     row: Logprobs,
@@ -27,7 +27,7 @@ pub(crate) struct LogprobReader {
 
 impl LogprobReader {
     /// Of `chosen` and of the `top` likeliest. A NaN logit counts as negative infinity.
-    pub(crate) fn read(&mut self, logits: &[f32], chosen: TokenId, top: usize) -> &Logprobs {
+    pub fn read(&mut self, logits: &[f32], chosen: TokenId, top: usize) -> &Logprobs {
         let normalizer = self.log_sum_exp(logits);
         let of = |logit: f32| (f64::from(logit) - normalizer) as f32;
         self.row.chosen = logits.get(chosen as usize).map_or(f32::NEG_INFINITY, |&l| of(l));

@@ -24,6 +24,7 @@ pub mod regions;
 pub mod train_attention;
 pub mod train_rows;
 mod train_tile;
+pub mod update;
 
 pub use activations::Activations;
 pub use dtype::DType;

@@ -26,6 +26,9 @@ pub enum Error {
     /// The engine's own errors: files, tokenizers.
     #[error(transparent)]
     Model(#[from] yushan_model::Error),
+    /// Other ranks: lost, out of step, unreachable.
+    #[error(transparent)]
+    Ranks(#[from] yushan_collective::Error),
 }
 
 /// A result of this crate.

@@ -11,6 +11,7 @@ mod boot;
 mod branches;
 mod chat;
 mod convert;
+mod data;
 mod doctor;
 mod drivers;
 mod exit;
@@ -28,6 +29,7 @@ mod models;
 mod offer;
 mod open;
 mod own;
+mod plan;
 mod processes;
 mod progress;
 mod quantize;
@@ -35,6 +37,7 @@ mod remote;
 mod replace;
 mod reply;
 mod run;
+mod scale;
 mod score;
 mod serve;
 mod shelf;
@@ -42,7 +45,9 @@ mod spans;
 mod steps;
 mod system;
 mod talk;
+mod tokenizer;
 mod top;
+mod train;
 mod wire;
 
 use std::sync::LazyLock;
@@ -102,6 +107,11 @@ enum Command {
     Library(Box<library::Library>),
     Mcp(mcp::Mcp),
     Doctor(doctor::Doctor),
+    Data(data::Data),
+    Tokenizer(tokenizer::Tokenizer),
+    Train(train::Train),
+    Scale(scale::Scale),
+    Plan(Box<plan::Plan>),
 }
 
 fn main() -> std::process::ExitCode {
@@ -137,6 +147,11 @@ fn main() -> std::process::ExitCode {
         Command::Library(command) => command.run(),
         Command::Mcp(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Data(command) => command.run(),
+        Command::Tokenizer(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Scale(command) => command.run(),
+        Command::Plan(command) => command.run(),
     };
     exit::code(done)
 }

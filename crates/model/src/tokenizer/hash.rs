@@ -99,6 +99,12 @@ impl ByteIndex {
         Self { key: Key::random(), slots: vec![0; slots_for(entries)] }
     }
 
+    /// The hash by which `bytes` are looked up.
+    #[inline]
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.key.bytes(bytes)
+    }
+
     /// The token whose bytes are `bytes`; `of` gives the bytes of a token.
     #[inline]
     pub(super) fn get<'a>(
@@ -165,21 +171,36 @@ pub(super) struct PairTable {
     key: Key,
     /// (left << 32 | right, rank << 32 | token); [`PairTable::FREE`] first where free.
     slots: Vec<(u64, u64)>,
+    /// A bit for each hash that was entered, about one in 16 set: most pairs of neighbours do not
+    /// merge, and this tells so without a walk through the slots.
+    entered: Vec<u64>,
 }
 
 impl PairTable {
     const FREE: u64 = u64::MAX;
 
-    /// Room for `entries` pairs at a load of two thirds.
+    /// Room for `entries` pairs at a load of three quarters: what the bits of `entered` take, and they spare
+    /// the long walks of pairs that are not there.
     pub(super) fn with_room_for(entries: usize) -> Self {
-        Self { key: Key::random(), slots: vec![(Self::FREE, 0); slots_for(entries)] }
+        let entered = vec![0; entries / 4 + 1];
+        let slots = (entries + entries / 3).max(16);
+        Self { key: Key::random(), slots: vec![(Self::FREE, 0); slots], entered }
+    }
+
+    /// Word and mask of the bit of a hash, from its high half.
+    #[inline]
+    fn bit(&self, hash: u64) -> (usize, u64) {
+        (first(hash >> 32, self.entered.len()), 1 << ((hash >> 16) % 64))
     }
 
     /// Enters a pair; the first entry of a pair stays.
     pub(super) fn insert(&mut self, left: TokenId, right: TokenId, merge: Merge) {
         let wanted = u64::from(left) << 32 | u64::from(right);
         let slots = self.slots.len();
-        let mut at = first(self.key.pair(left, right), slots);
+        let hash = self.key.pair(left, right);
+        let (word, mask) = self.bit(hash);
+        self.entered[word] |= mask;
+        let mut at = first(hash, slots);
         while self.slots[at].0 != Self::FREE {
             if self.slots[at].0 == wanted {
                 return;
@@ -193,8 +214,13 @@ impl PairTable {
     #[inline]
     pub(super) fn get(&self, left: TokenId, right: TokenId) -> Option<Merge> {
         let wanted = u64::from(left) << 32 | u64::from(right);
+        let hash = self.key.pair(left, right);
+        let (word, mask) = self.bit(hash);
+        if self.entered[word] & mask == 0 {
+            return None;
+        }
         let slots = self.slots.len();
-        let mut at = first(self.key.pair(left, right), slots);
+        let mut at = first(hash, slots);
         loop {
             let (pair, merge) = self.slots[at];
             // First: a pair of two symbols that are no tokens looks like a free slot.

@@ -9,6 +9,7 @@
 use yushan_abi::TokenId;
 
 use super::Tokenizer;
+use super::merge::Scratch;
 use super::pieces::Place;
 use super::vocabulary::{TokenKind, Vocabulary};
 
@@ -125,11 +126,12 @@ impl Tokenizer {
         let after = (ids.suffix?, suffix, Place::Continued);
         let mut out = Vec::with_capacity((prefix.len() + suffix.len()) / 4 + 8);
         out.extend(self.roles.bos.filter(|_| self.add_bos));
+        let mut scratch = Scratch::default();
         let parts = if ids.middle.is_some() { [before, after] } else { [after, before] };
         for (marker, text, place) in parts {
             out.push(marker);
             let guarded = 0..text.len();
-            self.encode_into(text, std::slice::from_ref(&guarded), place, &mut out);
+            self.encode_into(text, std::slice::from_ref(&guarded), place, &mut scratch, &mut out);
         }
         out.extend(ids.middle);
         Some(out)

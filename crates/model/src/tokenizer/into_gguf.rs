@@ -28,6 +28,12 @@ impl Tokenizer {
         self.check_rows(rows)?;
         let mut notes = Vec::new();
         match &self.cut {
+            Cut::ByteLevel { .. } if self.merger.pairs().is_none() => {
+                return Err(Error::Unsupported {
+                    what: "a byte-level tokenizer of ranks (tiktoken)".into(),
+                    expected: "GGUF needs a list of merges; convert from a tokenizer.json".into(),
+                });
+            }
             Cut::ByteLevel { rules, nfc, add_space } => {
                 let ignore_merges = self.merger.ignores_merges();
                 let Some(name) = split::gguf_name(rules, ignore_merges) else {

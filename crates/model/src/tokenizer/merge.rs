@@ -71,6 +71,46 @@ const SPLIT: u8 = 2;
 pub(super) struct Scratch {
     symbols: Vec<Symbol>,
     heap: BinaryHeap<Reverse<u64>>,
+    /// Words seen before, by the low bits of their hash; empty where nothing is remembered.
+    memory: Vec<Remembered>,
+}
+
+/// Words that are remembered at once: 256 KiB, half of a small L2 cache.
+const MEMORY: usize = 1 << 12;
+
+/// A word and its tokens, in one cache line.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Remembered {
+    tokens: [TokenId; 7],
+    bytes: [u8; 32],
+    /// Of the word in bytes; 0 where there is none.
+    length: u8,
+    count: u8,
+}
+
+impl Scratch {
+    /// Buffers that remember words.
+    pub(super) fn with_memory() -> Self {
+        Self { memory: vec![Remembered::default(); MEMORY], ..Self::default() }
+    }
+}
+
+impl Remembered {
+    #[inline]
+    fn is(&self, word: &[u8]) -> bool {
+        usize::from(self.length) == word.len() && self.bytes.get(..word.len()) == Some(word)
+    }
+
+    fn set(&mut self, word: &[u8], tokens: &[TokenId]) {
+        if let (Some(bytes), Some(ids)) =
+            (self.bytes.get_mut(..word.len()), self.tokens.get_mut(..tokens.len()))
+        {
+            bytes.copy_from_slice(word);
+            ids.copy_from_slice(tokens);
+            (self.length, self.count) = (word.len() as u8, tokens.len() as u8);
+        }
+    }
 }
 
 /// One symbol of a word under way, and the merge with its right neighbour.
@@ -128,6 +168,31 @@ impl Merger {
         scratch: &mut Scratch,
         out: &mut Vec<TokenId>,
     ) {
+        if scratch.memory.is_empty() {
+            return self.new_word(vocabulary, word, scratch, out);
+        }
+        let at = vocabulary.hash(word.as_bytes()) as usize % MEMORY;
+        let known = &scratch.memory[at];
+        if known.is(word.as_bytes()) {
+            match known.count {
+                1 => out.push(known.tokens[0]),
+                count => out.extend_from_slice(&known.tokens[..usize::from(count)]),
+            }
+            return;
+        }
+        let before = out.len();
+        self.new_word(vocabulary, word, scratch, out);
+        scratch.memory[at].set(word.as_bytes(), &out[before..]);
+    }
+
+    /// As [`Merger::word`], for a word that is not remembered.
+    fn new_word(
+        &self,
+        vocabulary: &Vocabulary,
+        word: &str,
+        scratch: &mut Scratch,
+        out: &mut Vec<TokenId>,
+    ) {
         let bytes = word.as_bytes();
         if let Some(token) = vocabulary.find(bytes) {
             let known = &self.whole[token as usize];
@@ -154,7 +219,7 @@ impl Merger {
         scratch: &mut Scratch,
         out: &mut Vec<TokenId>,
     ) {
-        let Scratch { symbols, heap } = scratch;
+        let Scratch { symbols, heap, .. } = scratch;
         symbols.clear();
         self.start(vocabulary, word, symbols);
         let job = Job { merger: self, vocabulary, word: word.as_bytes() };

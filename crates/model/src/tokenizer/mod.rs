@@ -9,15 +9,18 @@
 //! Not here: templates (`chat.rs`), training (`yushan-train`), Unigram and WordPiece models.
 
 mod byte_level;
+mod encoder;
 mod from_gguf;
 mod from_json;
 mod from_llama2c;
+mod from_tiktoken;
 mod hash;
 mod infill;
 mod into_gguf;
 mod merge;
 mod pieces;
 mod pipeline;
+mod pre_tokenizer;
 mod special;
 mod split;
 mod stream;
@@ -42,7 +45,9 @@ use special::{Strip, is_steering};
 use split::Rule;
 use vocabulary::{TokenKind, Vocabulary};
 
+pub use encoder::Encoder;
 pub use infill::InfillIds;
+pub use pre_tokenizer::PreTokenizer;
 pub use special::Special;
 pub use stream::StreamDecoder;
 #[cfg(test)]
@@ -158,7 +163,7 @@ impl Tokenizer {
         let mut out = Vec::with_capacity(text.len() / 4 + 4);
         let declared = ends == Ends::Declared;
         out.extend(self.roles.bos.filter(|_| declared && self.add_bos));
-        self.encode_into(text, guarded, Place::First, &mut out);
+        self.encode_into(text, guarded, Place::First, &mut Scratch::default(), &mut out);
         out.extend(self.roles.eos.filter(|_| declared && self.add_eos));
         out
     }
@@ -344,17 +349,17 @@ impl Tokenizer {
         text: &str,
         guarded: &[Range<usize>],
         mut place: Place,
+        scratch: &mut Scratch,
         out: &mut Vec<TokenId>,
     ) {
-        let mut scratch = Scratch::default();
         let (mut start, mut from) = (0, 0);
         while let Some(found) = self.next_special(text, &mut from, guarded) {
-            self.encode_fragment(&text[start..found.range.start], place, &mut scratch, out);
+            self.encode_fragment(&text[start..found.range.start], place, scratch, out);
             out.push(found.token);
             (start, place) = (found.range.end, Place::Later);
             from = start;
         }
-        self.encode_fragment(&text[start..], place, &mut scratch, out);
+        self.encode_fragment(&text[start..], place, scratch, out);
     }
 
     fn encode_fragment(

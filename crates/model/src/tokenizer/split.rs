@@ -78,6 +78,10 @@ const REGEXES: &[(&str, Rule)] = &[
         Rule::Words { digits: 1, marks: true },
     ),
     (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        Rule::Words { digits: 2, marks: false },
+    ),
+    (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         Rule::Cased { digits: 3, contractions: true },
     ),
@@ -147,7 +151,7 @@ pub(super) fn gguf_name(rules: &[Rule], ignore_merges: bool) -> Option<&'static 
 }
 
 /// Calls `word` with every word of `text` in order; the words together are the text.
-pub(super) fn split<'a>(text: &'a str, rules: &[Rule], word: &mut dyn FnMut(&'a str)) {
+pub(super) fn split<'a, F: FnMut(&'a str)>(text: &'a str, rules: &[Rule], word: &mut F) {
     let Some((&rule, rest)) = rules.split_first() else {
         word(text);
         return;
@@ -171,6 +175,11 @@ impl Rule {
     /// The rule that this regular expression stands for.
     pub(super) fn from_regex(regex: &str) -> Option<Rule> {
         REGEXES.iter().find(|(known, _)| *known == regex).map(|&(_, rule)| rule)
+    }
+
+    /// The first of the regular expressions that stand for the rule; empty if there is none.
+    pub(super) fn regex(self) -> &'static str {
+        REGEXES.iter().find(|(_, rule)| *rule == self).map_or("", |(regex, _)| regex)
     }
 
     /// Whether the rule leaves nothing between its matches.

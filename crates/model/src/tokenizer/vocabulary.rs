@@ -91,6 +91,12 @@ impl Vocabulary {
         self.index.get(bytes, |token| self.bytes(token))
     }
 
+    /// 64 mixed bits of `bytes`, other ones for every vocabulary.
+    #[inline]
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.index.hash(bytes)
+    }
+
     /// Whether `token` is a text token of exactly these bytes.
     #[inline]
     pub(super) fn is_text(&self, token: TokenId, bytes: &[u8]) -> bool {

@@ -3,6 +3,7 @@
 
 mod infill;
 mod shared;
+mod tiktoken;
 
 use std::sync::{Arc, LazyLock};
 
