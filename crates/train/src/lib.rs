@@ -4,11 +4,11 @@
 //! pairs of forward and backward over one flat buffer of parameters; there is no graph that finds
 //! gradients. One flat buffer is what ranks add up, what the optimizer shards and what a checkpoint is.
 
-pub mod checkpoint;
-pub mod decoder;
-pub mod corpus;
-pub mod digest;
 pub mod bpe;
+pub mod checkpoint;
+pub mod corpus;
+pub mod decoder;
+pub mod digest;
 mod error;
 pub mod evaluate;
 pub mod keys;

@@ -275,7 +275,10 @@ impl<D: Documents> Order<D> {
             || cursor.drawn > cursor.passages
             || cursor.waiting.len() > WAITING
         {
-            return bad(format!("its numbers cannot be right: {counters:?}, {} drawn", cursor.drawn));
+            return bad(format!(
+                "its numbers cannot be right: {counters:?}, {} drawn",
+                cursor.drawn
+            ));
         }
         for &(document, from) in &cursor.waiting {
             let known = usize::try_from(document).is_ok_and(|at| at < order.documents.count());

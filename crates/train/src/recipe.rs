@@ -423,7 +423,8 @@ mod tests {
     fn values_are_set_over_a_recipe() {
         let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let list = [set("train.tokens", "5000"), set("name", "x-1"), set("model.tied", "false")];
-        let recipe = Recipe::parse_with("depth = 2\n[train]\ntokens = 9\n", "r.toml", &list).unwrap();
+        let recipe =
+            Recipe::parse_with("depth = 2\n[train]\ntokens = 9\n", "r.toml", &list).unwrap();
         assert_eq!((recipe.depth, recipe.train.tokens), (Some(2), Some(5000)));
         assert_eq!((recipe.name.as_deref(), recipe.model.tied), (Some("x-1"), Some(false)));
     }
@@ -444,9 +445,12 @@ mod tests {
             ("depth = 3", Some(("depth.x", "5")), "not a section"),
             ("", Some(("depth", "0")), "0 layers"),
         ] {
-            let set: Vec<(String, String)> =
-                set.iter().map(|(key, value): &(&str, &str)| (key.to_string(), value.to_string())).collect();
-            let settled = Recipe::parse_with(text, "r.toml", &set).and_then(|recipe| recipe.settle(100));
+            let set: Vec<(String, String)> = set
+                .iter()
+                .map(|(key, value): &(&str, &str)| (key.to_string(), value.to_string()))
+                .collect();
+            let settled =
+                Recipe::parse_with(text, "r.toml", &set).and_then(|recipe| recipe.settle(100));
             let error = settled.map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(expected), "{text:?} {set:?}: {error}");
         }

@@ -44,7 +44,9 @@ fn main() -> ExitCode {
         std::fs::remove_dir_all(&run).unwrap();
         runs += 1;
     }
-    println!("{kills} kills, {in_saves} of them inside a save, {runs} runs: all like the unbroken one");
+    println!(
+        "{kills} kills, {in_saves} of them inside a save, {runs} runs: all like the unbroken one"
+    );
     assert!(in_saves > 0, "no kill hit a save");
     println!("test result: ok. 1 passed; 0 failed");
     ExitCode::SUCCESS
@@ -59,11 +61,7 @@ fn train(place: &Path, run: &Path) {
 /// Whether the process ended before it was killed.
 fn finishes(place: &Path, random: &mut Random) -> bool {
     let program = std::env::current_exe().unwrap();
-    let mut child = Command::new(program)
-        .env(CHILD, place)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = Command::new(program).env(CHILD, place).stdout(Stdio::null()).spawn().unwrap();
     for _ in 0..random.below(300) {
         if let Some(status) = child.try_wait().unwrap() {
             assert!(status.success(), "the run failed: {status}");

@@ -78,7 +78,8 @@ fn stopped_anywhere_and_resumed_the_bits_are_the_same() {
         }
         assert!(run(&settings, &parts, true).finished);
         assert_eq!(curve(&whole), curve(&parts), "{optimizer}");
-        let weights = |run: &Path| std::fs::read(run.join("checkpoints/step-000040/model.safetensors"));
+        let weights =
+            |run: &Path| std::fs::read(run.join("checkpoints/step-000040/model.safetensors"));
         assert!(weights(&whole).unwrap() == weights(&parts).unwrap());
     }
 }

@@ -80,7 +80,9 @@ fn number(text: &str) -> Result<f64, String> {
         _ => (&plain[..], 1.0),
     };
     let value = digits.trim().parse::<f64>().ok().map(|value| value * factor);
-    value.filter(|value| *value > 0.0 && value.is_finite()).ok_or("expected a number above 0".into())
+    value
+        .filter(|value| *value > 0.0 && value.is_finite())
+        .ok_or("expected a number above 0".into())
 }
 
 impl Plan {

@@ -11,11 +11,11 @@ use yushan_train::pretrain::{self, Job, measure};
 use yushan_train::recipe::Recipe;
 use yushan_train::report::{Line, Log};
 use yushan_train::scaling::ladder::{Ladder, Request, Run, Speed};
+use yushan_train::scaling::plots;
 use yushan_train::scaling::report::{Options, of_records};
 use yushan_train::scaling::runner::{self, Outcome, Record};
-use yushan_train::scaling::plots;
-use yushan_train::shard::{Check, Shards, TRAIN};
 use yushan_train::shard::Documents as _;
+use yushan_train::shard::{Check, Shards, TRAIN};
 
 use crate::exit::{BadFile, BadUsage, Interrupted};
 use crate::interrupt::Interrupt;
@@ -252,8 +252,9 @@ impl RunLadder {
             return Err(yushan_train::Error::bad(format!("{} was stopped", run.name), detail));
         }
         let log = Log::read(&folder)?;
-        outcome(&log, settings.tokens())
-            .ok_or_else(|| yushan_train::Error::bad(folder.display().to_string(), "no evaluation in its log"))
+        outcome(&log, settings.tokens()).ok_or_else(|| {
+            yushan_train::Error::bad(folder.display().to_string(), "no evaluation in its log")
+        })
     }
 }
 
@@ -270,9 +271,10 @@ fn held_out(line: &Line) -> Option<f64> {
 fn outcome(log: &Log, tokens: u64) -> Option<Outcome> {
     let last_step = log.lines.iter().rev().find(|line| line.loss.is_some())?;
     let per_step = tokens as f64 / last_step.step.max(1) as f64;
-    let moments = log.lines.iter().filter_map(|line| {
-        Some(((line.step as f64 * per_step) as u64, held_out(line)?))
-    });
+    let moments = log
+        .lines
+        .iter()
+        .filter_map(|line| Some(((line.step as f64 * per_step) as u64, held_out(line)?)));
     let curve: Vec<(u64, f64)> = moments.collect();
     let loss = curve.last()?.1;
     let seconds = last_step.seconds.unwrap_or_default();
@@ -291,8 +293,11 @@ impl Fit {
             runner::predicted(&record.run, &self.folder, Convention::All, &records)
         };
         let predictions = held_back.map(predicted).collect::<yushan_train::Result<_>>()?;
-        let options =
-            Options { convention: self.convention, resamples: self.resamples, ..Options::default() };
+        let options = Options {
+            convention: self.convention,
+            resamples: self.resamples,
+            ..Options::default()
+        };
         let report = of_records(&records, predictions, &options)?;
         let curves: Vec<_> =
             records.iter().filter_map(|record| record.training(self.convention)).collect();

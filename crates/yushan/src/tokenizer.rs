@@ -86,8 +86,7 @@ impl Train {
         let options = bpe::Options { vocabulary: self.vocabulary, ..bpe::Options::default() };
         let threads = self.threads.unwrap_or_else(train::processors);
         let limit = self.memory.saturating_mul(1_000_000);
-        let words =
-            bpe::Words::count(documents.into_iter(), options.pre_tokenizer, limit, threads);
+        let words = bpe::Words::count(documents.into_iter(), options.pre_tokenizer, limit, threads);
         let trained = bpe::train(&words, &options)?;
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("making {}", self.out.display()))?;
@@ -128,7 +127,9 @@ impl Eval {
 fn name(path: &Path) -> String {
     let plain = ["tokenizer.json", "encoder.json"].map(std::ffi::OsStr::new);
     let named = match path.file_name() {
-        Some(last) if plain.contains(&last) => path.parent().and_then(Path::file_name).or(Some(last)),
+        Some(last) if plain.contains(&last) => {
+            path.parent().and_then(Path::file_name).or(Some(last))
+        }
         last => last,
     };
     named.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()

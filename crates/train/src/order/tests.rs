@@ -294,7 +294,10 @@ fn what_does_not_fit_is_said() {
     let crowd = vec![(0, 0); WAITING + 1];
     check(resume(fine, Cursor { waiting: crowd, ..cursor.clone() }), "cannot be right");
     for outside in [(100, 0), (u64::MAX, 0), (3, 1 << 40)] {
-        check(resume(fine, Cursor { waiting: vec![outside], ..cursor.clone() }), "not in the corpus");
+        check(
+            resume(fine, Cursor { waiting: vec![outside], ..cursor.clone() }),
+            "not in the corpus",
+        );
     }
 
     /// Says ten tokens, gives nine.

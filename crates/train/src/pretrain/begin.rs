@@ -18,9 +18,7 @@ use crate::digest::{hex, sha256};
 use crate::optimizer::Optimizer;
 use crate::order::{Cut, Options, Order};
 use crate::recipe::Settings;
-use crate::report::{
-    DataFile, Event, EventKind, Kept, Price, RunFile, Writer, environment,
-};
+use crate::report::{DataFile, Event, EventKind, Kept, Price, RunFile, Writer, environment};
 use crate::shard::{Check, Shards, TRAIN};
 use crate::{Error, Result};
 

@@ -132,7 +132,10 @@ impl Trainer<'_> {
             .map_err(|error| bad(format!("its recipe cannot be read: {error}")))?;
         if identity.settings != *self.job.settings {
             let detail = "it is of another recipe; go on with the run's own, or start a new run";
-            return Err(bad(format!("{detail}{}", difference(&identity.settings, self.job.settings))));
+            return Err(bad(format!(
+                "{detail}{}",
+                difference(&identity.settings, self.job.settings)
+            )));
         }
         if identity.data != self.data.hash {
             let detail = "the run began with other data; go on with the same, or start a new run";

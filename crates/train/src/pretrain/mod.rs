@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use yushan_collective::Collective;
 use yushan_model::tokenizer::Tokenizer;
 
-use crate::{Error, Result};
 use crate::recipe::Settings;
 use crate::report::{Event, Line, Predicted};
+use crate::{Error, Result};
 
 pub use begin::Data;
 pub use step::Trainer;

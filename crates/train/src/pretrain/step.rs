@@ -73,7 +73,8 @@ impl Trainer<'_> {
         let mut stopped = false;
         while self.step < steps && !stopped {
             let began = Instant::now();
-            let rate = self.job.settings.learning_rate * self.job.settings.schedule.factor(self.step);
+            let rate =
+                self.job.settings.learning_rate * self.job.settings.schedule.factor(self.step);
             let done = self.one(rate, watch.stop())?;
             let verdict = self.spikes.judge(self.step, done.loss as f32, done.norm as f32);
             self.step += 1;
@@ -137,8 +138,7 @@ impl Trainer<'_> {
         let scale = 1.0 / job.settings.batch_tokens as f32;
         let mut overlap = Overlap::new();
         let mut ready = |grads: &mut [f32], range| overlap.ready(*ranks, grads, range);
-        let loss =
-            decoder.forward_backward(pool, inputs, targets, batch.rows, scale, &mut ready);
+        let loss = decoder.forward_backward(pool, inputs, targets, batch.rows, scale, &mut ready);
         overlap.finish(*ranks, decoder.grads_mut())?;
         Ok(loss)
     }
@@ -183,11 +183,13 @@ impl Trainer<'_> {
         self.rollbacks += 1;
         let advice = "lower train.learning_rate, or make train.warmup longer";
         if self.rollbacks > MOST_ROLLBACKS {
-            let detail = format!("{why}; the run went back {MOST_ROLLBACKS} times already: {advice}");
+            let detail =
+                format!("{why}; the run went back {MOST_ROLLBACKS} times already: {advice}");
             return Err(Error::bad(format!("step {seen}"), detail));
         }
         let snapshot = self.checkpoint_before(before)?.ok_or_else(|| {
-            let detail = format!("{why}, and there is no checkpoint from before step {before}: {advice}");
+            let detail =
+                format!("{why}, and there is no checkpoint from before step {before}: {advice}");
             Error::bad(format!("step {seen}"), detail)
         })?;
         self.restore(&snapshot, false)?;
@@ -195,7 +197,8 @@ impl Trainer<'_> {
         if let Some(log) = &mut self.log {
             log.rewind(self.step)?;
         }
-        let detail = format!("{why}; back to step {}, and on with the rows after step {seen}", self.step);
+        let detail =
+            format!("{why}; back to step {}, and on with the rows after step {seen}", self.step);
         let event_ = Event { at: Some(seen), ..Event::new(EventKind::SpikeRolledBack, detail) };
         self.write(event(self.step, event_), watch)
     }
@@ -203,7 +206,9 @@ impl Trainer<'_> {
     /// The newest whole checkpoint of a step up to `before`.
     fn checkpoint_before(&self, before: u64) -> Result<Option<Snapshot<'static>>> {
         for (step, path) in checkpoint::list(&self.checkpoints())? {
-            if step <= before && let Ok(snapshot) = checkpoint::load(&path) {
+            if step <= before
+                && let Ok(snapshot) = checkpoint::load(&path)
+            {
                 return Ok(Some(snapshot));
             }
         }

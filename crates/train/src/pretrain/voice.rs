@@ -31,7 +31,12 @@ impl Voice<'_> {
     ///
     /// # Errors
     /// A temperature that is no number from 0 up.
-    pub(super) fn sample(&self, decoder: &mut Decoder, pool: &mut Pool, prompt: &str) -> Result<Sample> {
+    pub(super) fn sample(
+        &self,
+        decoder: &mut Decoder,
+        pool: &mut Pool,
+        prompt: &str,
+    ) -> Result<Sample> {
         let (context, vocabulary) = (decoder.shape().context, decoder.shape().vocabulary);
         let sampling =
             Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use yushan_model::tokenizer::{Ends, Special};
 use yushan_train::bpe;
 use yushan_train::digest::sha256;
 use yushan_train::pretrain::{Job, SHARDS};
 use yushan_train::recipe::{Recipe, Settings};
 use yushan_train::shard::Writer;
-use yushan_model::tokenizer::{Ends, Special};
 
 /// A generator of small numbers.
 pub(crate) struct Random(pub(crate) u64);
@@ -28,7 +28,10 @@ fn story(random: &mut Random) -> String {
     for _ in 0..2 + random.below(6) {
         let name = names[random.below(4)];
         let thing = things[random.below(5)];
-        text += &format!("{name} saw a {thing}. {name} took the {thing} and {}. ", ends[random.below(4)]);
+        text += &format!(
+            "{name} saw a {thing}. {name} took the {thing} and {}. ",
+            ends[random.below(4)]
+        );
     }
     text.trim_end().to_owned()
 }

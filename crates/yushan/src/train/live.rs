@@ -104,7 +104,10 @@ impl Watch for Bar<'_> {
         }
         for (name, figures) in &line.eval {
             if let (Some(bpb), Some(loss)) = (figures.bpb, figures.loss) {
-                self.say(&format!("step {}: {name}: {bpb:.4} bits per byte, loss {loss:.4}", line.step));
+                self.say(&format!(
+                    "step {}: {name}: {bpb:.4} bits per byte, loss {loss:.4}",
+                    line.step
+                ));
             }
         }
         for sample in &line.sample {
@@ -148,7 +151,8 @@ pub(super) fn watch(folder: &Path, once: bool) -> Result<()> {
     loop {
         let run = Run::read(folder)?;
         let (width, height) = match terminal {
-            true => ratatui::crossterm::terminal::size().map_or((100, 30), |(w, h)| (w.into(), h.into())),
+            true => ratatui::crossterm::terminal::size()
+                .map_or((100, 30), |(w, h)| (w.into(), h.into())),
             false => (100, 30),
         };
         let screen = report::watch::screen(&run, width, height);
