@@ -313,8 +313,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut decoder = Decoder::new(shape.clone(), 0);
     decoder.set_keep(keep);
     let mut optimizer = AdamW::new(&shape);
-    let mut times = Vec::new();
-    let (mut loss, mut update) = (0.0, 0.0);
+    let (mut times, mut loss, mut update) = (Vec::new(), 0.0, 0.0);
     let (mut peak, mut computed) = (0.0, 0.0);
     for step in 0..steps + 1 {
         if step == 1 {
@@ -322,9 +321,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             computed = all_processor_time();
         }
         let start = Instant::now();
-        let scale = 1.0 / count as f32;
-        let sum =
-            decoder.forward_backward(&mut pool, tokens, targets, batch, scale, &mut |_, _| {});
+        let (scale, ready) = (1.0 / count as f32, &mut |_: &mut [f32], _| {});
+        let sum = decoder.forward_backward(&mut pool, tokens, targets, batch, scale, ready);
         let half = Instant::now();
         optimizer.step(&mut pool, decoder.params_and_grads(), 1e-3);
         loss = sum.mean();
@@ -334,7 +332,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     computed = (all_processor_time() - computed) / steps as f64;
-    let memory = peak_memory();
     peak = f64::midpoint(peak, limits::peak_f32(threads));
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
@@ -354,7 +351,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         operations / 1e9,
         peak / 1e9,
         operations / peak,
-        memory as f64 / 1e6,
+        peak_memory() as f64 / 1e6,
     );
     Ok(())
 }

@@ -113,7 +113,19 @@ impl Pretrain {
             eprintln!("stopped after step {}; go on with --resume", outcome.step);
             return Err(Interrupted.into());
         }
-        println!("{}", folder.display());
+        let Some(checkpoint) = &outcome.checkpoint else {
+            eprintln!("warning: the last checkpoint could not be saved, so there is no GGUF file");
+            return Ok(());
+        };
+        let file = folder.join(format!("{}.gguf", settings.name));
+        if file.exists() {
+            std::fs::remove_file(&file).with_context(|| format!("replacing {}", file.display()))?;
+        }
+        for warning in yushan_train::checkpoint::export_gguf(checkpoint, &file)? {
+            eprintln!("warning: {warning}");
+        }
+        eprintln!("{}", folder.join("report.html").display());
+        println!("{}", file.display());
         Ok(())
     }
 

@@ -71,7 +71,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
         replaced.or_else(|| Some((step_of(&path, "")?, true, path)))
     };
     let mut found: Vec<_> = paths.into_iter().filter_map(step).collect();
-    found.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)));
+    found.sort_by_key(|one| std::cmp::Reverse((one.0, one.1)));
     Ok(found.into_iter().map(|(step, _, path)| (step, path)).collect())
 }
 

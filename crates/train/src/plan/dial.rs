@@ -152,7 +152,7 @@ pub fn with(depth: usize, vocabulary: usize, set: &Overrides) -> Result<Defaults
         .tokens
         .unwrap_or((TOKENS_PER_PARAMETER * sizes.parameters(Convention::WithHead) as f64) as u64);
     let batch_tokens = set.batch_tokens.unwrap_or_else(|| batch(tokens as f64, sizes.context));
-    if batch_tokens == 0 || batch_tokens % sizes.context != 0 {
+    if batch_tokens == 0 || !batch_tokens.is_multiple_of(sizes.context) {
         return Err(Error::bad(
             "batch_tokens",
             format!(

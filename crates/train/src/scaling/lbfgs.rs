@@ -93,7 +93,9 @@ fn search<const N: usize>(
         let mut next = *at;
         add(&mut next, length, direction);
         let (next_value, next_gradient) = function(&next);
-        if !(next_value <= value + 1e-4 * length * slope) {
+        // NaN is not low enough either.
+        let low_enough = next_value <= value + 1e-4 * length * slope;
+        if !low_enough {
             high = length;
         } else {
             best = Some((next, next_value, next_gradient));

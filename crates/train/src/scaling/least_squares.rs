@@ -20,7 +20,8 @@ pub(super) fn solve<const K: usize>(
         let pivot = &mut head[k];
         let before = r.iter().map(|row| row[k] * row[k]).sum::<f64>();
         let norm = pivot.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if !(norm > 1e-10 * (before + norm * norm).sqrt()) {
+        let independent = norm > 1e-10 * (before + norm * norm).sqrt();
+        if !independent {
             return None;
         }
         r[k][k] = norm;

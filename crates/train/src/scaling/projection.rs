@@ -77,8 +77,7 @@ impl Problem {
         let columns = |&(n, d, inverse, weight): &(f64, f64, f64, f64)| {
             (weight, [inverse, (-alpha * n).exp() * inverse, (-beta * d).exp() * inverse])
         };
-        let full =
-            solve(self.rows.iter().map(|row| columns(row)).map(|(weight, c)| (weight, c, 1.0)));
+        let full = solve(self.rows.iter().map(&columns).map(|(weight, c)| (weight, c, 1.0)));
         if let Some(x) = full
             && x.iter().all(|x| *x >= 0.0)
         {
@@ -86,19 +85,14 @@ impl Problem {
         }
         let pairs = [[0, 1], [0, 2], [1, 2]].map(|[i, j]| {
             let x = solve(
-                self.rows
-                    .iter()
-                    .map(|row| columns(row))
-                    .map(|(weight, c)| (weight, [c[i], c[j]], 1.0)),
+                self.rows.iter().map(&columns).map(|(weight, c)| (weight, [c[i], c[j]], 1.0)),
             )?;
             let mut all = [0.0; 3];
             (all[i], all[j]) = (x[0], x[1]);
             Some(all)
         });
         let singles = [0, 1, 2].map(|i| {
-            let x = solve(
-                self.rows.iter().map(|row| columns(row)).map(|(weight, c)| (weight, [c[i]], 1.0)),
-            )?;
+            let x = solve(self.rows.iter().map(&columns).map(|(weight, c)| (weight, [c[i]], 1.0)))?;
             let mut all = [0.0; 3];
             all[i] = x[0];
             Some(all)
