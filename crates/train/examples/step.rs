@@ -342,7 +342,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
          \"update_ms\": {:.1}, \"processor_ms\": {:.0}, \"tokens_per_s\": {speed:.0}, \"gflops\": {:.1}, \"peak_gflops\": {:.1}, \"peak_share\": {:.3}, \
          \"memory_mb\": {:.0}, \"loss\": {loss:.4}}}",
         word(0, "T1"),
-        Isa::best(),
+        Isa::best().name(),
         shape.parameters(),
         1e3 * median,
         1e3 * times[0],
