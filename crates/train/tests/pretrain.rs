@@ -44,6 +44,8 @@ fn a_run_learns_and_says_what_it_did() {
     let (settings, folder) = (settings(place.path(), &[]), place.path().join("run"));
     let outcome = run(&settings, &folder, false);
     assert!(outcome.finished);
+    // Training puts it before every text, so whoever serves the model has to.
+    assert!(yushan_train::pretrain::tokenizer(place.path()).unwrap().adds_bos());
     let losses = curve(&folder);
     assert_eq!(losses.len(), 40);
     let (first, last) = (losses[0].1, losses[39].1);

@@ -51,7 +51,7 @@ impl Trained {
                  "behavior": "Isolated", "invert": false},
                 byte_level(false),
             ]},
-            "post_processor": null,
+            "post_processor": self.begins(),
             "decoder": byte_level(true),
             "model": {"type": "BPE", "dropout": null, "unk_token": null,
                       "continuing_subword_prefix": null, "end_of_word_suffix": null,
@@ -59,6 +59,19 @@ impl Trained {
                       "vocab": vocab, "merges": merges},
         });
         file.to_string().into_bytes()
+    }
+
+    /// What puts the first special token before every text, as training does; nothing without one.
+    fn begins(&self) -> Value {
+        let Some(bos) = self.specials.first() else { return Value::Null };
+        let token = json!({"SpecialToken": {"id": bos, "type_id": 0}});
+        let text = |id: &str, kind: u32| json!({"Sequence": {"id": id, "type_id": kind}});
+        json!({
+            "type": "TemplateProcessing",
+            "single": [token.clone(), text("A", 0)],
+            "pair": [token, text("A", 0), text("B", 1)],
+            "special_tokens": {(bos.as_str()): {"id": bos, "ids": [0], "tokens": [bos]}},
+        })
     }
 
     /// The `tokenizer_config.json`. `context`: the longest text of the model, in tokens.
