@@ -336,7 +336,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     times.sort_by(f64::total_cmp);
     let median = times[times.len() / 2];
     let speed = count as f64 / median;
-    let operations = speed * shape.operations_per_token(time);
+    let operations = speed * Shape { context: time, ..shape }.flops_per_token();
     println!(
         "{{\"cfg\": {:?}, \"isa\": {:?}, \"threads\": {threads}, \"parameters\": {}, \"step_ms\": {:.1}, \"min_ms\": {:.1}, \
          \"update_ms\": {:.1}, \"processor_ms\": {:.0}, \"tokens_per_s\": {speed:.0}, \"gflops\": {:.1}, \"peak_gflops\": {:.1}, \"peak_share\": {:.3}, \

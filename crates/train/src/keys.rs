@@ -14,12 +14,18 @@ use crate::{Error, Result};
 /// known one.
 pub fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| {
-            let before = text.get(..span.start).unwrap_or(text);
-            format!("line {}: ", before.matches('\n').count() + 1)
-        });
         let detail = readable(error.message());
-        Error::bad(what, format!("{}{detail}", line.unwrap_or_default()))
+        let place = error.span().map(|span| {
+            let before = text.get(..span.start).unwrap_or(text);
+            let at = before.matches('\n').count();
+            let line = text.lines().nth(at).unwrap_or_default().trim();
+            // What a refusal of a value does not name is the key.
+            match detail.contains('`') || !(1..=80).contains(&line.len()) {
+                true => format!("line {}: ", at + 1),
+                false => format!("line {}, `{line}`: ", at + 1),
+            }
+        });
+        Error::bad(what, format!("{}{detail}", place.unwrap_or_default()))
     })
 }
 
@@ -34,7 +40,18 @@ fn readable(message: &str) -> String {
             .map_or_else(|| ".".to_string(), |near| format!("; did you mean `{near}`?"));
         return format!("unknown {kind} `{unknown}`{hint} Known here: {}", known.join(", "));
     }
-    message.trim_end().to_string()
+    // Serde names Rust's types.
+    let mut message = message.trim_end().to_string();
+    for (types, meaning) in
+        [(["usize", "u64", "u32"], "a whole number"), (["f64", "f32", "float"], "a number")]
+    {
+        for name in types {
+            if let Some(start) = message.strip_suffix(&format!("expected {name}")) {
+                message = format!("{start}expected {meaning}");
+            }
+        }
+    }
+    message
 }
 
 /// What stands between backquotes.
@@ -87,8 +104,11 @@ mod tests {
             ("Steps = 1", "line 1: unknown key `Steps`; did you mean `steps`?"),
             ("zzz = 1", "line 1: unknown key `zzz`. Known here: steps, learning_rate, decay"),
             ("\n\ndecay = \"cosin\"", "line 3: unknown word `cosin`; did you mean `cosine`?"),
-            ("steps = \"many\"", "line 1: invalid type: string \"many\", expected u32"),
-            ("steps = ", "line 1: "),
+            (
+                "steps = \"many\"",
+                "line 1, `steps = \"many\"`: invalid type: string \"many\", expected a whole number",
+            ),
+            ("steps = ", "line 1, `steps =`: "),
         ] {
             let error = parse::<Recipe>("recipe x.toml", text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("recipe x.toml: {said}")), "{error}");

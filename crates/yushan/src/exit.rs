@@ -79,7 +79,14 @@ fn number(error: &anyhow::Error) -> u8 {
     if error.is::<BadUsage>() {
         return BAD_USAGE;
     }
-    match error.downcast_ref::<Error>() {
+    let of_training = match error.downcast_ref::<yushan_train::Error>() {
+        Some(yushan_train::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return BAD_FILE;
+        }
+        Some(yushan_train::Error::Model(error)) => Some(error),
+        _ => None,
+    };
+    match error.downcast_ref::<Error>().or(of_training) {
         Some(Error::Format { .. } | Error::Unsupported { .. } | Error::Missing { .. }) => BAD_FILE,
         Some(Error::Template(_) | Error::Grammar(_)) => BAD_FILE,
         Some(Error::Request { .. }) => BAD_USAGE,

@@ -2,26 +2,40 @@
 //!
 //! The arithmetic is the library's (`yushan_train::plan`); every assumption that went in is printed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
-use yushan_train::plan::sizes::{Convention, Sizes};
-use yushan_train::plan::{cost, device, dial, optimum};
+use yushan_train::decoder::Shape;
+use yushan_train::plan::dial::{Defaults, Overrides};
+use yushan_train::plan::sizes::Convention;
+use yushan_train::plan::{choice, cost, device, dial, optimum};
+use yushan_train::pretrain;
 use yushan_train::scaling::report::{Options, Report, of_records};
 use yushan_train::scaling::{Law, runner};
+use yushan_train::shard::{Check, Documents as _, Shards, TRAIN};
 
-use crate::exit::BadUsage;
+use crate::exit::{BadFile, BadUsage};
+use crate::{flags, scale, train};
 
-/// Plan a training run: FLOPs, memory, hours, money and network; and the size that is worth the budget
+/// Plan a training run: FLOPs, memory, hours, money and network; and the size that is worth the budget or the time
 #[derive(clap::Args)]
 pub(crate) struct Plan {
     /// Parameters, as 70B or 7e6
-    #[arg(long, value_name = "N", value_parser = number, required_unless_present = "depth", conflicts_with = "depth")]
+    #[arg(long, value_name = "N", value_parser = number, required_unless_present_any = ["depth", "hours"], conflicts_with = "depth")]
     params: Option<f64>,
     /// The dial of `train pretrain`, instead of parameters
     #[arg(long, value_name = "N")]
     depth: Option<usize>,
+    /// Hours of this machine: which depth of the dial to train in them, measured and by the law of --ladder
+    #[arg(long, value_name = "H", conflicts_with_all = ["params", "depth", "tokens"], requires = "data")]
+    hours: Option<f64>,
+    /// The folder that `data build` made, for --hours
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Threads to compute with, for --hours [default: all processors]
+    #[arg(long, value_name = "N", value_parser = flags::threads)]
+    threads: Option<usize>,
     /// Training tokens, as 2T [default: what the dial says; 20 a parameter]
     #[arg(long, value_name = "N", value_parser = number)]
     tokens: Option<f64>,
@@ -87,6 +101,9 @@ fn number(text: &str) -> Result<f64, String> {
 
 impl Plan {
     pub(crate) fn run(self) -> Result<()> {
+        if let (Some(hours), Some(data)) = (self.hours, &self.data) {
+            return self.choose(hours, data);
+        }
         let request = self.request()?;
         let cost = cost::of(&request)?;
         let ladder = self.ladder()?;
@@ -114,15 +131,57 @@ impl Plan {
         Ok(())
     }
 
+    /// The depth that is best for the hours.
+    fn choose(&self, hours: f64, data: &Path) -> Result<()> {
+        let threads = self.threads.unwrap_or_else(train::processors);
+        let vocabulary = pretrain::tokenizer(data)?.vocabulary_size();
+        let shards = Shards::open(&data.join(pretrain::SHARDS), TRAIN, Check::Lazily)?;
+        let set = Overrides::default();
+        let depths = [1, 2, 4, 6].map(|depth| dial::with(depth, vocabulary, &set));
+        let dials: Vec<_> = depths.into_iter().collect::<yushan_train::Result<_>>()?;
+        let (law, whose) = match self.ladder()? {
+            Some(report) => {
+                let fitted = report.parametric.map_err(BadFile)?;
+                (fitted.law, "the law of this ladder: its text, tokenizer, optimizer and schedule")
+            }
+            None => (
+                Law::BESIROGLU,
+                "arXiv 2404.10102: other text, other tokenizer; a ladder says more",
+            ),
+        };
+        let choices = choice::all(&choice::Request {
+            hours,
+            law,
+            speed: scale::measured(&dials, threads)?,
+            vocabulary,
+            corpus_tokens: Some(shards.tokens()),
+            set,
+        })?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&choices)?);
+            return Ok(());
+        }
+        print!("{}", choice::table(&choices));
+        println!("loss by {whose}; text that is seen again counts less (arXiv 2305.16264)");
+        if let Some(best) = choice::best(&choices) {
+            let Defaults { depth, tokens, .. } = best.settings;
+            let data = data.display();
+            println!(
+                "yushan train pretrain --data {data} --depth {depth} --set train.tokens={tokens}"
+            );
+        }
+        Ok(())
+    }
+
     fn request(&self) -> Result<cost::Request> {
-        let (sizes, tokens) = match (self.params, self.depth) {
+        let (shape, tokens) = match (self.params, self.depth) {
             (Some(parameters), _) => {
-                let sizes = Sizes::about(parameters, self.vocabulary, self.context)?;
-                (sizes, 20.0 * parameters)
+                let shape = Shape::about(parameters, self.vocabulary, self.context)?;
+                (shape, 20.0 * parameters)
             }
             (None, Some(depth)) => {
                 let dial = dial::from_depth(depth, self.vocabulary)?;
-                (dial.sizes(), dial.tokens as f64)
+                (dial.shape(), dial.tokens as f64)
             }
             (None, None) => return Err(BadUsage("give --params or --depth".into()).into()),
         };
@@ -130,7 +189,7 @@ impl Plan {
         device.price = self.price.unwrap_or(device.price);
         device.utilisation = self.mfu.unwrap_or(device.utilisation);
         let tokens = self.tokens.unwrap_or(tokens);
-        let mut request = cost::Request::new(sizes, tokens, device, self.ranks);
+        let mut request = cost::Request::new(shape, tokens, device, self.ranks);
         request.batch_tokens = self.batch.unwrap_or(request.batch_tokens);
         Ok(request)
     }

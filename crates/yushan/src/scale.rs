@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use yushan_tensor::limits;
 use yushan_train::decoder::{Keep, Shape};
-use yushan_train::plan::dial::{self, Overrides};
+use yushan_train::plan::dial::{self, Defaults, Overrides};
 use yushan_train::plan::sizes::Convention;
 use yushan_train::pretrain::{self, Job, measure};
 use yushan_train::recipe::Recipe;
@@ -24,6 +24,9 @@ use crate::{flags, train};
 
 /// Tokens of each hold-out that a run of a ladder is judged by.
 const HELD_OUT: u64 = 262_144;
+
+/// Looks at the hold-outs in a run: enough for a curve, and cheap beside a short run.
+const LOOKS: u64 = 4;
 
 /// Scaling laws: plan a ladder of small runs, run it, and see what a larger one will reach
 #[derive(clap::Args)]
@@ -128,7 +131,6 @@ impl Plan {
         let shards = Shards::open(&self.data.join(pretrain::SHARDS), TRAIN, Check::Lazily)?;
         let threads = self.threads.unwrap_or_else(train::processors);
         let set = Overrides { context: Some(self.context), ..Overrides::default() };
-        let speed = measured(vocabulary, &set, threads)?;
         let request = |total| Request {
             total,
             budgets: self.budgets,
@@ -141,9 +143,18 @@ impl Plan {
         };
         let ladder = match (self.flops, self.hours) {
             (Some(flops), _) => Ladder::plan(&request(flops))?,
-            (None, Some(hours)) => within(hours, &speed, &request)?,
+            (None, Some(hours)) => {
+                let depths = [1, 2, 4].map(|depth| dial::with(depth, vocabulary, &set));
+                let dials: Vec<_> = depths.into_iter().collect::<yushan_train::Result<_>>()?;
+                within(hours, &measured(&dials, threads)?, &request)?
+            }
             (None, None) => return Err(BadUsage("give --hours or --flops".into()).into()),
         };
+        // What is said of it is measured at its own sizes.
+        let mut sizes: Vec<_> = ladder.runs.iter().map(|run| run.settings.clone()).collect();
+        sizes.sort_by(|a, b| a.shape().flops_per_token().total_cmp(&b.shape().flops_per_token()));
+        let some = [0, sizes.len() / 2, sizes.len() - 1].map(|at| sizes[at].clone());
+        let speed = measured(&some, threads)?;
         ladder.save(&self.out)?;
         print!("{}", ladder.table(Some(&speed))?);
         println!("{}", self.out.display());
@@ -152,14 +163,13 @@ impl Plan {
 }
 
 /// The speed of a few sizes, measured.
-fn measured(vocabulary: usize, set: &Overrides, threads: usize) -> Result<Speed> {
+pub(crate) fn measured(dials: &[Defaults], threads: usize) -> Result<Speed> {
     let mut speeds = Vec::new();
-    for depth in [2, 4, 8] {
-        let dial = dial::with(depth, vocabulary, set)?;
-        let shape: Shape = Recipe::of_dial(&dial).settle(vocabulary)?.shape;
+    for dial in dials {
+        let shape: Shape = Recipe::of_dial(dial).settle(dial.vocabulary)?.shape;
         let speed = measure::tokens_per_second(&shape, Keep::Everything, threads);
-        eprintln!("depth {depth}: {speed:.0} tokens a second");
-        speeds.push((dial.sizes().flops_per_token(), speed));
+        eprintln!("{} layers of {}: {speed:.0} tokens a second", dial.depth, dial.dim);
+        speeds.push((dial.shape().flops_per_token(), speed));
     }
     Ok(Speed::Measured(speeds))
 }
@@ -230,6 +240,8 @@ impl RunLadder {
         recipe.name = Some(run.name.clone());
         recipe.data.folder = Some(self.data.clone());
         recipe.evaluate.tokens = Some(HELD_OUT);
+        recipe.evaluate.every = Some(run.settings.steps.div_ceil(LOOKS));
+        recipe.sample.every = Some(0);
         let settings = recipe.settle(run.settings.vocabulary)?;
         let folder = out.join(&run.name);
         let job = Job {

@@ -1,7 +1,7 @@
 //! The sizes of a decoder: everything a Llama has, and nothing that training alone needs.
 //!
-//! The key decision: one small struct that is checked once; what follows from it (widths, number of
-//! parameters, operations of a token) is computed here and nowhere else.
+//! The key decision: one small struct that is checked once; widths and the number of parameters follow from it
+//! here, counts under published conventions and FLOPs in `plan::sizes`.
 
 use serde::{Deserialize, Serialize};
 use yushan_abi::TokenId;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub const IGNORE: TokenId = u32::MAX;
 
 /// The sizes of a decoder; in brackets what Hugging Face's `config.json` calls them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
     /// Token ids, `V` (`vocab_size`).
@@ -112,15 +112,6 @@ impl Shape {
         );
         let block = 2 * d + d * (q + 2 * kv) + d * q + 3 * d * f;
         (if self.tied { 1 } else { 2 }) * v * d + layers * block + d
-    }
-
-    /// Operations (multiplications and additions) that training takes for one token in sequences of
-    /// `time` tokens: `6 N + 6 L H d T`, the causal half of attention counted, nothing that is computed
-    /// twice. The embedding counts only where it is the head.
-    pub fn operations_per_token(&self, time: usize) -> f64 {
-        let looked_up = if self.tied { 0 } else { self.vocabulary * self.dim };
-        let matrices = (self.parameters() - looked_up) as f64;
-        6.0 * matrices + 6.0 * (self.layers * self.q_width() * time) as f64
     }
 }
 

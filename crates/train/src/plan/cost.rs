@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::communication::{Load, Network, all_gather_bytes, all_reduce_bytes, step};
 use super::device::Device;
-use super::sizes::{Convention, Sizes};
+use super::sizes::Convention;
+use crate::decoder::Shape;
 use crate::{Error, Result};
 
 /// What is to be trained, and on what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// The model.
-    pub sizes: Sizes,
+    pub shape: Shape,
     /// Training tokens.
     pub tokens: f64,
     /// What a rank is, with its price, watts and utilisation.
@@ -42,14 +43,14 @@ pub struct Request {
 impl Request {
     /// A request with the usual assumptions: four million tokens a batch, or a hundredth of the run if that is
     /// less; one row at a time, checkpointing on GPUs, 0.9 of backward hides communication, 4.5 bytes a token.
-    pub fn new(sizes: Sizes, tokens: f64, device: Device, ranks: usize) -> Request {
+    pub fn new(shape: Shape, tokens: f64, device: Device, ranks: usize) -> Request {
         let checkpointing = device.weight_bytes == 2;
         Request {
-            sizes,
+            shape,
             tokens,
             device,
             ranks,
-            batch_tokens: (tokens / 100.0).min(4e6).max(sizes.context as f64),
+            batch_tokens: (tokens / 100.0).min(4e6).max(shape.context as f64),
             micro_batch: 1,
             checkpointing,
             overlap: 0.9,
@@ -135,9 +136,9 @@ const USABLE: f64 = 0.9;
 /// Values that are not positive numbers; the message names the first.
 pub fn of(request: &Request) -> Result<Cost> {
     check(request)?;
-    let Request { sizes, tokens, device, ranks, batch_tokens, .. } = request;
-    let parameters = sizes.parameters(Convention::All) as f64;
-    let per_token = sizes.flops_per_token();
+    let Request { shape, tokens, device, ranks, batch_tokens, .. } = request;
+    let parameters = shape.counted(Convention::All) as f64;
+    let per_token = shape.flops_per_token();
     let flops = per_token * tokens;
     let rate = device.peak * device.utilisation;
     let device_hours = flops / rate / 3600.0;
@@ -159,7 +160,7 @@ pub fn of(request: &Request) -> Result<Cost> {
         request: request.clone(),
         parameters,
         flops,
-        attention_flops: sizes.attention_flops() * tokens,
+        attention_flops: shape.attention_flops() * tokens,
         six_nd: 6.0 * parameters * tokens,
         device_hours,
         hours: device_hours / *ranks as f64,
@@ -183,7 +184,7 @@ pub fn of(request: &Request) -> Result<Cost> {
 
 fn check(request: &Request) -> Result<()> {
     let d = &request.device;
-    let s = &request.sizes;
+    let s = &request.shape;
     for (name, value) in [
         ("tokens", request.tokens),
         ("batch_tokens", request.batch_tokens),
@@ -230,7 +231,7 @@ fn check(request: &Request) -> Result<()> {
 
 /// Memory with the model split over the fewest ranks (a power of two) that let it fit; over all if none do.
 fn memory(request: &Request, parameters: f64) -> Memory {
-    let Request { sizes: s, device, ranks, .. } = request;
+    let Request { shape: s, device, ranks, .. } = request;
     let element = device.weight_bytes as f64;
     // Elements a token that one layer keeps: two inputs of norms and their outputs, q, k, v, attention's output, gate, up and their product.
     let layer = (4 * s.dim + 2 * (s.heads + s.kv_heads) * s.head_dim + 3 * s.ffn) as f64;
@@ -274,9 +275,9 @@ fn warnings(cost: &Cost) -> Vec<String> {
             if cost.memory.split > d.per_machine { ", and these are more than a machine has" } else { "" }
         ));
     }
-    let rows = r.batch_tokens / r.sizes.context as f64 * cost.memory.split as f64 / r.ranks as f64;
+    let rows = r.batch_tokens / r.shape.context as f64 * cost.memory.split as f64 / r.ranks as f64;
     if rows < 1.0 {
-        warnings.push(format!("{:.2} rows of {} tokens for a copy of the model in a batch: ranks idle; take a larger batch or fewer ranks", rows, r.sizes.context));
+        warnings.push(format!("{:.2} rows of {} tokens for a copy of the model in a batch: ranks idle; take a larger batch or fewer ranks", rows, r.shape.context));
     }
     if cost.network_seconds > 0.25 * cost.compute_seconds {
         warnings.push(format!(
@@ -290,7 +291,7 @@ fn warnings(cost: &Cost) -> Vec<String> {
 impl Cost {
     /// The cost as text: what was asked, what it takes, and every assumption.
     pub fn table(&self) -> String {
-        let (r, d, s) = (&self.request, &self.request.device, &self.request.sizes);
+        let (r, d, s) = (&self.request, &self.request.device, &self.request.shape);
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<22} {value}");
@@ -447,18 +448,8 @@ mod tests {
     use super::super::device::find;
     use super::*;
 
-    fn llama(dim: usize, layers: usize, kv_heads: usize, ffn: usize) -> Sizes {
-        Sizes {
-            vocabulary: 32000,
-            context: 4096,
-            dim,
-            layers,
-            heads: dim / 128,
-            kv_heads,
-            head_dim: 128,
-            ffn,
-            tied: false,
-        }
+    fn llama(dim: usize, layers: usize, kv_heads: usize, ffn: usize) -> Shape {
+        Shape::of((32000, 4096, dim, ffn, false), (layers, dim / 128, kv_heads, 128))
     }
 
     /// Karpathy, "Intro to Large Language Models" (2023): Llama 2 70B, 10 TB of text, 6,000 GPUs, 12 days, about $2M,
@@ -504,17 +495,7 @@ mod tests {
                 .unwrap();
         assert!((0.85..1.15).contains(&(seven.device_hours / 184_320.0)), "{}", seven.device_hours);
         assert!(seven.memory.split == 1 && seven.fits, "{:?}", seven.memory);
-        let gpt2 = Sizes {
-            vocabulary: 50257,
-            context: 1024,
-            dim: 768,
-            layers: 12,
-            heads: 12,
-            kv_heads: 12,
-            head_dim: 64,
-            ffn: 2048,
-            tied: true,
-        };
+        let gpt2 = Shape::of((50257, 1024, 768, 2048, true), (12, 12, 12, 64));
         let small = of(&Request::new(gpt2, 1e10, find("a100").unwrap(), 8)).unwrap();
         let minutes = small.hours * 60.0;
         assert!((45.0..180.0).contains(&minutes), "{minutes}");

@@ -3,6 +3,7 @@
 //! The key decision: everything is computed from first principles (FLOPs, bytes, prices), and every
 //! assumption that goes in is printed beside what comes out. Nothing is trained or downloaded here.
 
+pub mod choice;
 pub mod communication;
 pub mod cost;
 pub mod device;
@@ -10,4 +11,4 @@ pub mod dial;
 pub mod optimum;
 pub mod sizes;
 
-pub use sizes::{Convention, Sizes};
+pub use sizes::Convention;

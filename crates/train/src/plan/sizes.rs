@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decoder::Shape;
+
 /// What a parameter count counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -31,32 +33,15 @@ impl fmt::Display for Convention {
     }
 }
 
-/// The sizes of a Llama decoder that counts and costs depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sizes {
-    /// Rows of the embedding, V.
-    pub vocabulary: usize,
-    /// Tokens in a row, T.
-    pub context: usize,
-    /// Width of the residual stream, C.
-    pub dim: usize,
-    /// Decoder layers, L.
-    pub layers: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Inner width of SwiGLU.
-    pub ffn: usize,
-    /// Whether embedding and head are one matrix.
-    pub tied: bool,
-}
-
-impl From<&crate::decoder::Shape> for Sizes {
-    fn from(shape: &crate::decoder::Shape) -> Sizes {
-        let crate::decoder::Shape {
+impl Shape {
+    /// A shape with Llama 2's norm and rotary constants: (vocabulary, context, dim, ffn, tied), (layers, heads, kv_heads,
+    /// head_dim).
+    pub(super) fn of(
+        (vocabulary, context, dim, ffn, tied): (usize, usize, usize, usize, bool),
+        (layers, heads, kv_heads, head_dim): (usize, usize, usize, usize),
+    ) -> Shape {
+        let (norm_eps, rope_base) = (1e-5, 10_000.0);
+        Shape {
             vocabulary,
             context,
             dim,
@@ -66,19 +51,17 @@ impl From<&crate::decoder::Shape> for Sizes {
             head_dim,
             ffn,
             tied,
-            ..
-        } = *shape;
-        Sizes { vocabulary, context, dim, layers, heads, kv_heads, head_dim, ffn, tied }
+            norm_eps,
+            rope_base,
+        }
     }
-}
 
-impl Sizes {
-    /// Sizes of a Llama of about so many parameters (all), for a plan that names no shape: heads of 128, width 128 x
+    /// The shape of a Llama of about so many parameters (all), for a plan that names no shape: heads of 128, width 128 x
     /// layers up to 8,192 (as Llama 2), ffn 8/3 of the width, one key and value head for eight from width 8,192.
     ///
     /// # Errors
     /// Fewer than a thousand parameters or more than 1e15.
-    pub fn about(parameters: f64, vocabulary: usize, context: usize) -> crate::Result<Sizes> {
+    pub fn about(parameters: f64, vocabulary: usize, context: usize) -> crate::Result<Shape> {
         if !(1e3..=1e15).contains(&parameters) {
             return Err(crate::Error::bad(
                 "parameters",
@@ -91,19 +74,20 @@ impl Sizes {
             let kv_heads = if dim >= 8192 { heads / 8 } else { heads };
             let tied = dim < 1024;
             let ffn = (8 * dim).div_ceil(3 * 32) * 32;
-            Sizes { vocabulary, context, dim, layers: 1, heads, kv_heads, head_dim, ffn, tied }
+            let sizes = (vocabulary, context, dim, ffn, tied);
+            Shape::of(sizes, (1, heads, kv_heads, head_dim))
         };
-        let away = |s: &Sizes| (s.parameters(Convention::All) as f64 / parameters).ln().abs();
+        let away = |s: &Shape| (s.counted(Convention::All) as f64 / parameters).ln().abs();
         let step = |dim: usize| if dim >= 1024 { 128 } else { 16 };
         let mut dim = 16;
         let mut best = at(dim);
         while dim <= 65536 {
             let one = at(dim);
-            let embedding = one.parameters(Convention::All) as f64 - one.matrices() as f64;
+            let embedding = one.counted(Convention::All) as f64 - one.matrices() as f64;
             let layers = ((parameters - embedding) / one.matrices() as f64).round().max(1.0);
             // Widths between 64 and 192 a layer are usual; outside, only if nothing else is near.
-            let sizes = Sizes { layers: layers.min(1e6) as usize, ..one };
-            let shape = |s: &Sizes| (s.dim as f64 / s.layers as f64 / 110.0).ln().abs();
+            let sizes = Shape { layers: layers.min(1e6) as usize, ..one };
+            let shape = |s: &Shape| (s.dim as f64 / s.layers as f64 / 110.0).ln().abs();
             if 10.0 * away(&sizes) + shape(&sizes) < 10.0 * away(&best) + shape(&best) {
                 best = sizes;
             }
@@ -113,7 +97,7 @@ impl Sizes {
     }
 
     /// Parameters under a convention.
-    pub fn parameters(&self, convention: Convention) -> u64 {
+    pub fn counted(&self, convention: Convention) -> u64 {
         let embedding = (self.vocabulary * self.dim) as u64;
         let body = self.matrices() + self.norms();
         match convention {
@@ -136,7 +120,7 @@ impl Sizes {
     }
 
     /// FLOPs that training on one token takes: 6 a weight that multiplies (2 forward, 4 backward; the embedding
-    /// is looked up) and causal attention, [`Sizes::attention_flops`].
+    /// is looked up) and causal attention, [`Shape::attention_flops`].
     pub fn flops_per_token(&self) -> f64 {
         6.0 * (self.matrices() + (self.vocabulary * self.dim) as u64) as f64
             + self.attention_flops()
@@ -155,27 +139,17 @@ mod tests {
     #[test]
     fn counts_are_those_of_published_models() {
         // Llama 2 7B and 70B: 6,738,415,616 and 68,976,648,192 parameters (their safetensors indexes).
-        let seven = Sizes {
-            vocabulary: 32000,
-            context: 4096,
-            dim: 4096,
-            layers: 32,
-            heads: 32,
-            kv_heads: 32,
-            head_dim: 128,
-            ffn: 11008,
-            tied: false,
-        };
-        let seventy = Sizes { dim: 8192, layers: 80, heads: 64, kv_heads: 8, ffn: 28672, ..seven };
+        let seven = Shape::of((32000, 4096, 4096, 11008, false), (32, 32, 32, 128));
+        let seventy = Shape { dim: 8192, layers: 80, heads: 64, kv_heads: 8, ffn: 28672, ..seven };
         for (sizes, convention, expected) in [
             (seven, Convention::All, 6_738_415_616),
             (seventy, Convention::All, 68_976_648_192),
             (seven, Convention::WithoutEmbeddings, 6_738_415_616 - 2 * 32000 * 4096),
             (seven, Convention::WithHead, 6_738_415_616 - 32000 * 4096),
-            (Sizes { tied: true, ..seven }, Convention::All, 6_738_415_616 - 32000 * 4096),
-            (Sizes { tied: true, ..seven }, Convention::WithHead, 6_738_415_616 - 32000 * 4096),
+            (Shape { tied: true, ..seven }, Convention::All, 6_738_415_616 - 32000 * 4096),
+            (Shape { tied: true, ..seven }, Convention::WithHead, 6_738_415_616 - 32000 * 4096),
         ] {
-            assert_eq!(sizes.parameters(convention), expected, "{convention}");
+            assert_eq!(sizes.counted(convention), expected, "{convention}");
         }
     }
 
@@ -190,13 +164,13 @@ mod tests {
             (3e5, 256),
             (4e11, 128_256),
         ] {
-            let s = Sizes::about(wanted, vocabulary, 2048).unwrap();
-            let found = s.parameters(Convention::All) as f64;
+            let s = Shape::about(wanted, vocabulary, 2048).unwrap();
+            let found = s.counted(Convention::All) as f64;
             assert!((0.9..1.1).contains(&(found / wanted)), "{wanted:e}: {found:e} {s:?}");
             assert!((30..400).contains(&(s.dim / s.layers)), "{s:?}");
         }
         for wanted in [0.0, f64::NAN, 1e16] {
-            assert!(Sizes::about(wanted, 100, 100).is_err());
+            assert!(Shape::about(wanted, 100, 100).is_err());
         }
     }
 
@@ -204,25 +178,15 @@ mod tests {
     fn a_shape_counts_as_the_decoder_does() {
         let shape = super::super::dial::from_depth(6, 4096).unwrap().shape();
         shape.check().unwrap();
-        let sizes = Sizes::from(&shape);
-        assert_eq!(sizes.parameters(Convention::All), shape.parameters() as u64);
-        let ratio = sizes.flops_per_token() / shape.operations_per_token(shape.context);
-        assert!((ratio - 1.0).abs() < 0.002, "{ratio}");
+        assert_eq!(shape.counted(Convention::All), shape.parameters() as u64);
+        // Two for every weight and token forward, four backward, and attention.
+        let six = 6.0 * (shape.parameters() as u64 - shape.norms()) as f64;
+        assert_eq!(shape.flops_per_token(), six + shape.attention_flops());
     }
 
     #[test]
     fn attention_is_a_small_part_of_a_large_model() {
-        let seven = Sizes {
-            vocabulary: 32000,
-            context: 4096,
-            dim: 4096,
-            layers: 32,
-            heads: 32,
-            kv_heads: 32,
-            head_dim: 128,
-            ffn: 11008,
-            tied: false,
-        };
+        let seven = Shape::of((32000, 4096, 4096, 11008, false), (32, 32, 32, 128));
         let share = seven.attention_flops() / seven.flops_per_token();
         assert!((0.05..0.1).contains(&share), "{share}");
     }

@@ -1,8 +1,8 @@
 //! Whether a run fits this machine, said before it starts.
 
+use crate::Result;
 use crate::decoder::Memory;
 use crate::recipe::Settings;
-use crate::{Error, Result};
 
 /// Bytes that a rank of the run takes: parameters and gradients, activations, buffers, and the optimizer's two
 /// moments, of which each rank keeps its share.
@@ -23,12 +23,14 @@ pub fn check(settings: &Settings, ranks: usize, threads: usize, available: u64) 
     if needed <= available {
         return Ok(());
     }
-    let (needed, available) = (needed.div_ceil(1 << 20), available >> 20);
-    let detail = format!(
-        "the run needs {needed} MiB a rank, {available} MiB are free; take a smaller depth, a shorter \
-         model.context, or train.activations = \"recompute\""
-    );
-    Err(Error::bad("memory", detail))
+    Err(yushan_model::Error::Memory {
+        what: "the run, on each rank".into(),
+        asked: needed,
+        limit: available,
+        hint: "take a smaller depth, a shorter model.context, or train.activations = \"recompute\""
+            .into(),
+    }
+    .into())
 }
 
 #[cfg(test)]

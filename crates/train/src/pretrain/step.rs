@@ -147,7 +147,7 @@ impl Trainer<'_> {
     fn line(&self, done: &Done, rate: f64, seconds: f64) -> Line {
         let settings = self.job.settings;
         let tokens_per_s = settings.batch_tokens as f64 / seconds;
-        let operations = settings.shape.operations_per_token(settings.shape.context);
+        let operations = settings.shape.flops_per_token();
         let peak = self.job.peak * self.ranks.ranks() as f64;
         Line {
             step: self.step,

@@ -308,7 +308,7 @@ impl Log {
                 let detail = format!(
                     "no {LOG} there; expected the folder of a run, as `yushan train pretrain` makes it"
                 );
-                Err(Error::bad(run.display().to_string(), detail))
+                Err(Error::io("reading", run, std::io::Error::new(e.kind(), detail)))
             }
             Err(e) => Err(Error::io("opening", path, e)),
         }

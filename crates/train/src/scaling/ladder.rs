@@ -2,7 +2,8 @@
 //!
 //! The key decision: a ladder is planned from the total that may be spent and written down as a file that lists
 //! every run with all its settings, so that it can be read, changed by hand and run again. Its sizes come from
-//! the dial's family, but at any width of whole blocks of 32, since depth alone is too coarse for small models.
+//! the dial's family, but at any width in sixteens and from two layers on, since depth alone is too coarse for small
+//! models, and one layer cannot look back at what a layer has found.
 //! It does not know the optimum; it takes a prior for the middle of the sizes and lets the fit correct it.
 
 use std::fmt::Write as _;
@@ -33,7 +34,8 @@ pub struct Request {
     pub width: f64,
     /// Budget of the held-back run, in largest budgets of the ladder; 0 for none.
     pub held_back: f64,
-    /// Prior of the optimum: tokens a parameter (all parameters) in the middle of the sizes.
+    /// Prior of the optimum: tokens a parameter (all parameters) in the middle of the sizes. Below 1e15 FLOPs it is near
+    /// ten, not twenty: most of a small model is its embedding.
     pub tokens_per_parameter: f64,
     /// Rows of the embedding.
     pub vocabulary: usize,
@@ -52,7 +54,7 @@ impl Default for Request {
             spacing: 2.0,
             width: 1.6,
             held_back: 4.0,
-            tokens_per_parameter: 25.0,
+            tokens_per_parameter: 10.0,
             vocabulary: 4096,
             corpus_tokens: None,
             set: Overrides::default(),
@@ -119,7 +121,7 @@ pub struct Run {
 impl Run {
     /// Parameters under a convention.
     pub fn parameters(&self, convention: Convention) -> f64 {
-        self.settings.sizes().parameters(convention) as f64
+        self.settings.shape().counted(convention) as f64
     }
 
     /// Whether two descriptions are of one run; floats to nine digits, since text may round the last one.
@@ -137,7 +139,7 @@ impl Run {
 
     /// FLOPs that it takes in fact: its tokens times FLOPs a token, attention and head counted.
     pub fn flops(&self) -> f64 {
-        self.settings.sizes().flops_per_token() * self.settings.tokens as f64
+        self.settings.shape().flops_per_token() * self.settings.tokens as f64
     }
 
     /// Hours at a speed.
@@ -146,7 +148,7 @@ impl Run {
     /// As [`Speed::tokens_per_second`].
     pub fn hours(&self, speed: &Speed) -> Result<f64> {
         Ok(self.settings.tokens as f64
-            / speed.tokens_per_second(self.settings.sizes().flops_per_token())?
+            / speed.tokens_per_second(self.settings.shape().flops_per_token())?
             / 3600.0)
     }
 }
@@ -377,16 +379,18 @@ fn check(request: &Request) -> Result<()> {
 /// The run of a budget with the size of the family that is nearest to, and not below, a number of parameters.
 fn run(request: &Request, budget: f64, target: f64, held_back: bool) -> Result<Run> {
     let mut best: Option<(f64, Defaults)> = None;
-    for depth in 1..=64 {
-        for dim in (1..=256).map(|i| 32 * i).filter(|dim| (16..=160).contains(&(dim / depth))) {
+    for depth in 2..=64 {
+        let widths = (2..=512).map(|i| 16 * i);
+        for dim in widths.filter(|dim| (16..=160).contains(&(dim / depth))) {
+            let head_dim = [64, 32, 16].into_iter().find(|head| dim % head == 0 && 2 * head <= dim);
             let set = Overrides {
                 dim: Some(dim),
-                head_dim: Some(request.set.head_dim.unwrap_or(if dim % 64 == 0 { 64 } else { 32 })),
+                head_dim: request.set.head_dim.or(head_dim),
                 tokens: Some(1 << 40),
                 ..request.set.clone()
             };
             let settings = dial::with(depth, request.vocabulary, &set)?;
-            let n = settings.sizes().parameters(Convention::All) as f64;
+            let n = settings.shape().counted(Convention::All) as f64;
             // Near in size first, then near the dial's 64 of width a layer.
             let away =
                 4.0 * (n / target).ln().abs() + (dim as f64 / (64 * depth) as f64).ln().abs();
@@ -401,7 +405,7 @@ fn run(request: &Request, budget: f64, target: f64, held_back: bool) -> Result<R
             format!("no model of {target:.2e} parameters in the family; take a smaller total"),
         ));
     };
-    let tokens = (budget / shape.sizes().flops_per_token()) as u64;
+    let tokens = (budget / shape.shape().flops_per_token()) as u64;
     let set = Overrides {
         dim: Some(shape.dim),
         head_dim: Some(shape.head_dim),

@@ -36,8 +36,9 @@ pub fn fit(points: &[Point]) -> Result<Law> {
     }
     let law = problem.outside(&starts[0]);
     if !law.plausible() {
+        let Law { e, a, b, alpha, beta } = law;
         let detail = format!(
-            "the best fit is {law:?}: the loss does not fall with both size and data; add runs at other budgets or leave out outliers"
+            "the best fit is {e:.3} + {a:.3e} / N^{alpha:.3} + {b:.3e} / D^{beta:.3}: the loss does not fall with both size and data; add runs at other budgets or leave out outliers"
         );
         return Err(Error::bad("scaling fit", detail));
     }

@@ -58,7 +58,7 @@ impl Record {
     /// The point that it gives, under a convention.
     pub fn point(&self, convention: Convention) -> Point {
         let tokens = self.outcome.tokens as f64;
-        let flops = tokens * self.run.settings.sizes().flops_per_token();
+        let flops = tokens * self.run.settings.shape().flops_per_token();
         Point {
             parameters: self.run.parameters(convention),
             tokens,
@@ -69,7 +69,7 @@ impl Record {
 
     /// Its curve, if it has one.
     pub fn training(&self, convention: Convention) -> Option<Training> {
-        let cost = self.run.settings.sizes().flops_per_token();
+        let cost = self.run.settings.shape().flops_per_token();
         let moments: Vec<(f64, f64)> = self
             .outcome
             .curve
