@@ -4,14 +4,15 @@ Run: python crates/train/tests/golden/make_optimizer_goldens.py   (PyTorch >= 2.
 Writes optimizer.json beside it: parameters, gradients of eight steps, and the parameters after some.
 
 AdamW is torch.optim.AdamW after torch.nn.utils.clip_grad_norm_. Muon is torch.optim.Muon with
-adjust_lr_fn="match_rms_adamw"; it computes its Newton-Schulz steps in bfloat16, which is not what is to be
-compared, so `torch.bfloat16` is made float32 while it runs.
+adjust_lr_fn="match_rms_adamw", its Newton-Schulz steps in float32 (optimizers.py).
 """
 
 import json
 import pathlib
 
 import torch
+
+from optimizers import optimizers
 
 torch.manual_seed(5)
 torch.set_num_threads(1)
@@ -43,30 +44,13 @@ for step in range(STEPS):
 
 def run(muon):
     params = [torch.nn.Parameter(tensor.clone()) for tensor in start]
-    kinds = [kind for _, _, kind in TENSORS]
-    by_muon = [p for p, kind in zip(params, kinds) if muon and kind == "Matrix"]
-    decays = [p for p, kind in zip(params, kinds) if kind in ("Head", "Matrix") and not any(p is q for q in by_muon)]
-    plain = [p for p, kind in zip(params, kinds) if kind in ("Embedding", "Norm")]
-    betas = (CONFIG["beta1"], CONFIG["beta2"])
-    groups = [{"params": decays, "weight_decay": CONFIG["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
-    optimizers = [torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=CONFIG["eps"])]
-    if muon:
-        optimizers.append(
-            torch.optim.Muon(
-                by_muon,
-                lr=1.0,
-                weight_decay=CONFIG["weight_decay"],
-                momentum=CONFIG["momentum"],
-                nesterov=True,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+    made = optimizers([(param, kind) for param, (_, _, kind) in zip(params, TENSORS)], CONFIG, muon)
     norms, after = [], []
     for rate, gradient in zip(RATES, grads):
         for param, grad in zip(params, gradient):
             param.grad = grad.clone()
         norms.append(float(torch.nn.utils.clip_grad_norm_(params, CONFIG["clip"])))
-        for optimizer in optimizers:
+        for optimizer in made:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
@@ -85,7 +69,6 @@ golden = {
     "grads": [[value for tensor in step for value in short(tensor)] for step in grads],
     "adamw": run(False),
 }
-torch.bfloat16 = torch.float32
 golden["muon"] = run(True)
 
 path = pathlib.Path(__file__).with_name("optimizer.json")
