@@ -32,7 +32,8 @@ fn main() -> Result<()> {
     let settings: Settings = toml::from_str(&RunFile::read(run)?.recipe).map_err(|error| {
         Error::bad(run.display().to_string(), format!("run.json holds no settled recipe: {error}"))
     })?;
-    let roles = tokenizer(data)?.roles();
+    let tokenizer = tokenizer(data)?;
+    let roles = tokenizer.roles();
     let bos = roles.bos.or(roles.eos).ok_or_else(|| Error::bad("tokenizer", "it has no bos"))?;
     let options = Options {
         context: settings.shape.context,
