@@ -143,8 +143,8 @@ impl Prediction {
     /// # Errors
     /// With both numbers of both, if it is not.
     pub fn is_of(&self, parameters: u64, tokens: u64) -> Result<()> {
-        let (of, until) = (self.run.settings.sizes(), self.run.settings.tokens);
-        let of = of.parameters(Convention::All);
+        let (of, until) = (self.run.settings.shape(), self.run.settings.tokens);
+        let of = of.counted(Convention::All);
         if (of, until) == (parameters, tokens) {
             return Ok(());
         }
@@ -425,7 +425,7 @@ mod tests {
                     (expected.value, expected.low),
                     (prediction.loss, Some(prediction.interval.low))
                 );
-                let size = run.settings.sizes().parameters(Convention::All);
+                let size = run.settings.shape().counted(Convention::All);
                 prediction.is_of(size, run.settings.tokens).unwrap();
                 let other =
                     prediction.is_of(size + 1, run.settings.tokens).unwrap_err().to_string();
