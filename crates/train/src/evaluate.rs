@@ -6,22 +6,26 @@
 pub mod choices;
 mod cloze;
 pub mod completions;
+pub mod file;
 pub mod hold_out;
 mod interval;
 pub mod items;
 pub mod likelihood;
+mod trial;
 
 use serde::{Deserialize, Serialize};
 
 pub use choices::{Answered, Reading, multiple_choice};
 pub use cloze::cloze;
 pub use completions::{CompletionRequest, Completions};
+pub use file::File;
 pub use hold_out::{Document, Windows, bits_per_byte};
 pub use interval::Interval;
 #[cfg(test)]
 pub(crate) use interval::Random;
 pub use items::{Form, Item, Items};
 pub use likelihood::{Engine, Likelihood, Losses};
+pub use trial::{Questions, Subject, Texts};
 
 use crate::Result;
 use crate::report::{Sample, number};
@@ -64,6 +68,14 @@ pub struct Accuracy {
     /// Share right by chance.
     #[serde(default)]
     pub chance: f64,
+}
+
+impl Accuracy {
+    /// Standard error of a share of these questions, as lm-evaluation-harness has it: √(p (1 − p) / (n − 1)).
+    pub fn standard_error(&self, share: &Option<Interval>) -> Option<f64> {
+        let p = share.filter(|_| self.items > 1)?.value;
+        Some((p * (1.0 - p) / (self.items - 1) as f64).sqrt())
+    }
 }
 
 /// What the model writes after each prompt; `write` gets prompt, seed and temperature. The seed of each

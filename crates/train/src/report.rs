@@ -22,7 +22,7 @@ pub use energy::Energy;
 pub use environment::{Environment, environment};
 pub use log::{Event, EventKind, Kept, LOG, Line, Log, Sample, Writer};
 pub use run::Run;
-pub use run_file::{DataFile, Expected, Predicted, Price, RUN_FILE, RunFile};
+pub use run_file::{ALL_HOLD_OUTS, DataFile, Expected, Predicted, Price, RUN_FILE, RunFile};
 
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,12 @@ use std::path::Path;
 use small::{data, job, settings};
 use yushan_collective::{Alone, Threads};
 use yushan_train::checkpoint;
+use yushan_train::pretrain::Job;
 use yushan_train::pretrain::{Outcome, Unwatched, Watch, pretrain};
 use yushan_train::recipe::Settings;
-use yushan_train::report::{Line, Log};
+use yushan_train::report::{
+    ALL_HOLD_OUTS, Event, EventKind, Expected, Line, Log, Predicted, Run, card,
+};
 
 fn run(settings: &Settings, folder: &Path, resume: bool) -> Outcome {
     pretrain(&job(settings, folder, resume), &mut Alone, &mut Unwatched).unwrap()
@@ -86,6 +89,126 @@ fn stopped_anywhere_and_resumed_the_bits_are_the_same() {
     }
 }
 
+/// A machine whose counter goes on by some millijoules at each step, and runs over at 10 J. It says stop after some steps.
+struct Counter<'a> {
+    folder: &'a Path,
+    millijoules: u64,
+    left: u64,
+}
+
+const STEP: u64 = 700;
+
+impl Counter<'_> {
+    fn write(&self) {
+        let package = self.folder.join("intel-rapl:0");
+        std::fs::create_dir_all(&package).unwrap();
+        for (file, value) in [
+            ("name", "package-0".to_owned()),
+            ("max_energy_range_uj", "10000000".to_owned()),
+            ("energy_uj", (self.millijoules % 10_000 * 1000).to_string()),
+        ] {
+            std::fs::write(package.join(file), value).unwrap();
+        }
+    }
+}
+
+impl Watch for Counter<'_> {
+    fn began(&mut self, _: &Settings, _: u64) {}
+    fn line(&mut self, line: &Line) {
+        if line.loss.is_some() {
+            self.left = self.left.saturating_sub(1);
+            self.millijoules += STEP;
+            self.write();
+        }
+    }
+    fn stop(&mut self) -> bool {
+        self.left <= 1
+    }
+}
+
+#[test]
+fn joules_add_up_over_a_resume_or_a_reason_stands_in_their_place() {
+    let place = tempfile::tempdir().unwrap();
+    data(place.path());
+    let settings = settings(place.path(), &[]);
+    let counters = place.path().join("powercap");
+    let mut counter = Counter { folder: &counters, millijoules: 9_000, left: 0 };
+    counter.write();
+    let run = |name: &str, counter: &mut Counter<'_>, left: u64, there: bool| {
+        let folder = place.path().join(name);
+        let nowhere = place.path().join("nowhere");
+        let energy = if there { counters.as_path() } else { nowhere.as_path() };
+        let job = Job { energy, ..job(&settings, &folder, true) };
+        counter.left = left;
+        pretrain(&job, &mut Alone, counter).unwrap();
+        Run::read(&folder).unwrap()
+    };
+    let joules = |run: &Run| -> Vec<Option<f64>> {
+        let steps = run.log.lines.iter().filter(|line| line.loss.is_some());
+        steps.map(|line| line.joules.map(|joules| (joules * 1e3).round() / 1e3)).collect()
+    };
+    let told = |run: &Run, words: &str| {
+        let card = card(std::slice::from_ref(run)).unwrap();
+        assert!(card.markdown.contains(words) && card.html.contains(words), "{words}");
+    };
+    // Stopped after 13 and 17 more steps; what is used between two starts is nobody's.
+    run("whole", &mut counter, 13, true);
+    counter.millijoules += 5_000;
+    counter.write();
+    run("whole", &mut counter, 17, true);
+    let whole = run("whole", &mut counter, 1000, true);
+    // The counter is read before a step's line is written, and written after it.
+    let (mut sum, mut expected) = (0, Vec::new());
+    for step in 0..40 {
+        sum += if [0, 13, 30].contains(&step) { 0 } else { STEP };
+        expected.push(Some(sum as f64 / 1e3));
+    }
+    assert_eq!(joules(&whole), expected);
+    told(&whole, "25.900 J (7.19e-3 Wh, ");
+    // Read from the beginning but not to the end, and the other way round.
+    run("early", &mut counter, 13, true);
+    let early = run("early", &mut counter, 1000, false);
+    assert_eq!(joules(&early).iter().flatten().count(), 13);
+    run("late", &mut counter, 13, false);
+    let late = run("late", &mut counter, 1000, true);
+    assert_eq!(joules(&late), [None; 40]);
+    for run in [&early, &late] {
+        let reasons = run.log.lines.iter().filter_map(|line| line.event.as_ref());
+        let reasons: Vec<&Event> =
+            reasons.filter(|event| event.kind == EventKind::EnergyNotCounted).collect();
+        assert_eq!(reasons.len(), 1);
+        assert!(reasons[0].detail.starts_with("not readable here: no "), "{reasons:?}");
+        told(run, "not readable here: no ");
+    }
+}
+
+#[test]
+fn what_was_predicted_stands_beside_what_came() {
+    let place = tempfile::tempdir().unwrap();
+    data(place.path());
+    let (settings, folder) = (settings(place.path(), &[]), place.path().join("run"));
+    let loss = Some(Expected { value: 2.5, low: Some(2.4), high: Some(2.6) });
+    let predicted = Predicted {
+        loss,
+        hold_out: Some(ALL_HOLD_OUTS.into()),
+        by: "a guess".into(),
+        ..Predicted::default()
+    };
+    let job = Job { predicted: Some(predicted), ..job(&settings, &folder, true) };
+    let mut watch = StopAfter(7);
+    assert!(!pretrain(&job, &mut Alone, &mut watch).unwrap().finished);
+    assert!(pretrain(&job, &mut Alone, &mut Unwatched).unwrap().finished);
+    let run = Run::read(&folder).unwrap();
+    let actual = run.log.lines.iter().rev().find_map(Line::held_out).unwrap();
+    let card = card(&[run]).unwrap();
+    let row = format!("| loss on all hold-outs | 2.500 (2.400 to 2.600) | {actual:.3} |");
+    assert!(card.markdown.contains(&row), "{row}\n{}", card.markdown);
+    assert!(card.markdown.contains("Predicted by: a guess."));
+    let plot = |name: &str| &card.plots.iter().find(|plot| plot.0 == name).unwrap().1;
+    assert!(plot("loss.svg").contains("all hold-outs") && plot("loss.svg").contains("predicted"));
+    assert!(plot("predicted.svg").contains("loss on all hold-outs"));
+}
+
 #[test]
 fn threads_and_kept_activations_do_not_change_a_bit() {
     let place = tempfile::tempdir().unwrap();
@@ -97,7 +220,7 @@ fn threads_and_kept_activations_do_not_change_a_bit() {
     let recompute = settings(place.path(), &[("train.activations", "recompute")]);
     for (name, settings, threads) in [("three", &plain, 3), ("recompute", &recompute, 1)] {
         let folder = place.path().join(name);
-        let job = yushan_train::pretrain::Job { threads, ..job(settings, &folder, false) };
+        let job = Job { threads, ..job(settings, &folder, false) };
         pretrain(&job, &mut Alone, &mut Unwatched).unwrap();
         assert_eq!(curve(&folder), expected, "{name}");
     }

@@ -14,6 +14,7 @@ mod convert;
 mod data;
 mod doctor;
 mod drivers;
+mod evaluate;
 mod exit;
 mod figures;
 mod flags;
@@ -83,6 +84,7 @@ enum Command {
     Convert(convert::Convert),
     Quantize(quantize::Quantize),
     Score(score::Score),
+    Evaluate(Box<evaluate::Evaluate>),
     Bench(bench::Bench),
     Pull(models::Pull),
     Models(models::Models),
@@ -123,6 +125,7 @@ fn main() -> std::process::ExitCode {
         Command::Convert(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Evaluate(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Pull(command) => command.run(),
         Command::Models(command) => command.run(),

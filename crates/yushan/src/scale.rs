@@ -9,11 +9,11 @@ use yushan_train::plan::dial::{self, Defaults, Overrides};
 use yushan_train::plan::sizes::Convention;
 use yushan_train::pretrain::{self, Job, measure};
 use yushan_train::recipe::Recipe;
-use yushan_train::report::{Line, Log};
+use yushan_train::report::{self, Log, energy};
 use yushan_train::scaling::ladder::{Ladder, Request, Run, Speed};
 use yushan_train::scaling::plots;
 use yushan_train::scaling::report::{Options, of_records};
-use yushan_train::scaling::runner::{self, Outcome, Record};
+use yushan_train::scaling::runner::{self, Outcome, Prediction, Record};
 use yushan_train::shard::Documents as _;
 use yushan_train::shard::{Check, Shards, TRAIN};
 
@@ -213,8 +213,8 @@ impl RunLadder {
         let interrupt = Interrupt::catch_end()?;
         let peak = limits::peak_f32(threads);
         let mut stopped = false;
-        let mut one = |run: &Run| {
-            let outcome = self.train(run, &out, threads, peak, &interrupt);
+        let mut one = |run: &Run, prediction: Option<&Prediction>| {
+            let outcome = self.train(run, prediction, &out, (threads, peak), &interrupt);
             stopped = interrupt.is_pressed();
             outcome
         };
@@ -231,9 +231,9 @@ impl RunLadder {
     fn train(
         &self,
         run: &Run,
+        prediction: Option<&Prediction>,
         out: &Path,
-        threads: usize,
-        peak: f64,
+        (threads, peak): (usize, f64),
         interrupt: &Interrupt,
     ) -> yushan_train::Result<Outcome> {
         let mut recipe = Recipe::of_dial(&run.settings);
@@ -254,7 +254,8 @@ impl RunLadder {
             commands: vec![train::command()],
             code: Some(train::code()),
             started: Some(train::now()),
-            predicted: None,
+            predicted: prediction.map(Prediction::expected),
+            energy: Path::new(energy::ROOT),
         };
         let mut bar = Bar::new(interrupt);
         let done = pretrain::pretrain(&job, &mut yushan_collective::Alone, &mut bar);
@@ -263,21 +264,13 @@ impl RunLadder {
             let detail = "it is saved, and goes on when the ladder does";
             return Err(yushan_train::Error::bad(format!("{} was stopped", run.name), detail));
         }
-        let log = Log::read(&folder)?;
-        outcome(&log, settings.tokens()).ok_or_else(|| {
+        let run = report::Run::read(&folder)?;
+        let outcome = outcome(&run.log, settings.tokens());
+        report::card(&[run])?.write(&folder)?;
+        outcome.ok_or_else(|| {
             yushan_train::Error::bad(folder.display().to_string(), "no evaluation in its log")
         })
     }
-}
-
-/// Loss over all hold-outs, each token counted once.
-fn held_out(line: &Line) -> Option<f64> {
-    let (mut nats, mut tokens) = (0.0, 0);
-    for figures in line.eval.values() {
-        nats += figures.loss? * figures.tokens as f64;
-        tokens += figures.tokens;
-    }
-    (tokens > 0).then(|| nats / tokens as f64)
 }
 
 fn outcome(log: &Log, tokens: u64) -> Option<Outcome> {
@@ -286,7 +279,7 @@ fn outcome(log: &Log, tokens: u64) -> Option<Outcome> {
     let moments = log
         .lines
         .iter()
-        .filter_map(|line| Some(((line.step as f64 * per_step) as u64, held_out(line)?)));
+        .filter_map(|line| Some(((line.step as f64 * per_step) as u64, line.held_out()?)));
     let curve: Vec<(u64, f64)> = moments.collect();
     let loss = curve.last()?.1;
     let seconds = last_step.seconds.unwrap_or_default();

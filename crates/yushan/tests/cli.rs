@@ -43,8 +43,9 @@ fn help_and_version() {
     assert!(version.starts_with(concat!("yushan ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
     let help = works(folder.path(), "--help");
     for command in [
-        "run", "inspect", "convert", "quantize", "score", "bench", "pull", "models", "rm", "serve",
-        "chat", "export", "import", "top", "keys", "ps", "kill", "nice", "stop", "cont", "doctor",
+        "run", "inspect", "convert", "quantize", "score", "evaluate", "bench", "pull", "models",
+        "rm", "serve", "chat", "export", "import", "top", "keys", "ps", "kill", "nice", "stop",
+        "cont", "doctor",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is not in {help}");
         assert!(works(folder.path(), &format!("{command} --help")).contains("Usage:"));

@@ -95,7 +95,7 @@ impl Packing {
 }
 
 /// A file's unpacked bytes, and the SHA-256 of its packed ones.
-pub(super) struct Unpacked {
+pub(crate) struct Unpacked {
     reader: Box<dyn Packed>,
     packing: Packing,
 }
@@ -113,7 +113,7 @@ impl Unpacked {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub(super) fn open(path: &Path, memory: u64) -> Result<Unpacked> {
+    pub(crate) fn open(path: &Path, memory: u64) -> Result<Unpacked> {
         let failed = |source| Error::io("reading", path, source);
         let mut file = BufReader::with_capacity(AHEAD, File::open(path).map_err(failed)?);
         let mut start = Vec::new();
@@ -141,7 +141,7 @@ impl Unpacked {
     }
 
     /// Packed bytes that were read so far.
-    pub(super) fn packed(&mut self) -> u64 {
+    pub(crate) fn packed(&mut self) -> u64 {
         self.reader.file().length()
     }
 
@@ -149,14 +149,14 @@ impl Unpacked {
     ///
     /// # Errors
     /// If what follows the packed data cannot be read.
-    pub(super) fn finish(mut self) -> io::Result<([u8; 32], u64)> {
+    pub(crate) fn finish(mut self) -> io::Result<([u8; 32], u64)> {
         io::copy(self.reader.file(), &mut io::sink())?;
         let raw = std::mem::replace(self.reader.file(), empty()?);
         Ok(raw.done())
     }
 
     /// What a reader should be told about an error of this file.
-    pub(super) fn explained(&self, error: &io::Error) -> String {
+    pub(crate) fn explained(&self, error: &io::Error) -> String {
         let packing = match self.packing {
             Packing::None => return error.to_string(),
             Packing::Gzip => "gzip",

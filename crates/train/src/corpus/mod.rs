@@ -28,6 +28,7 @@ mod work;
 
 pub use build::{Built, Progress, clean};
 pub use counts::{Count, Counts};
+pub(crate) use input::Unpacked;
 pub use reason::Reason;
 pub use recipe::{
     Dedup, Filter, Format, Holdout, InvalidUtf8, Recipe, Size, Source, Tokenizer, Trust,

@@ -209,6 +209,36 @@ fn rows_say_where_they_are_from_and_shards_follow() {
 }
 
 #[test]
+fn a_source_with_a_share_of_its_own_leaves_the_others_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = stories(400);
+    fs::write(folder.path().join("a.jsonl"), jsonl(&all[..300])).unwrap();
+    fs::write(folder.path().join("b.jsonl"), jsonl(&all[300..])).unwrap();
+    let built = |share: &str, threads: usize| {
+        let source = |name: &str, more: &str| {
+            format!(
+                "[[source]]\nname = \"{name}\"\npath = \"{name}.jsonl\"\nformat = \"jsonl\"\nlicence = \"CC0-1.0\"\n{more}\n"
+            )
+        };
+        let sources = source("a", "") + &source("b", share);
+        let text =
+            format!("name = \"test\"\nmemory = \"16 MB\"\n{sources}[holdout]\nshare = 0.05\n");
+        build(&Recipe::parse("recipe", &text, folder.path()).unwrap(), threads).unwrap()
+    };
+    let (common, own) = (built("", 1), built("holdout = 0.3", 2));
+    assert_eq!(texts(&common, "holdout-a"), texts(&own, "holdout-a"));
+    let trained = |built: &Built| -> Vec<String> {
+        let rows = built.corpus.rows(TRAIN).unwrap().map(|row| row.unwrap());
+        rows.filter(|row| row.source == "a").map(|row| row.text).collect()
+    };
+    assert_eq!(trained(&common), trained(&own));
+    // What was held out stays held out when the share grows.
+    let (few, many) = (texts(&common, "holdout-b"), texts(&own, "holdout-b"));
+    assert!(few.iter().all(|text| many.contains(text)), "{} {}", few.len(), many.len());
+    assert!(few.len() < 20 && (15..50).contains(&many.len()), "{} {}", few.len(), many.len());
+}
+
+#[test]
 fn the_same_bytes_for_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let mut all = stories(2000);

@@ -39,6 +39,25 @@ pub enum Form {
     HellaSwag,
 }
 
+impl Form {
+    /// The form of a file: endings are HellaSwag's.
+    pub fn of(text: &str) -> Form {
+        let mut rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        match rows.next().is_some_and(|row| !row["endings"].is_null()) {
+            true => Form::HellaSwag,
+            false => Form::Arc,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Arc => "arc",
+            Form::HellaSwag => "hellaswag",
+        }
+    }
+}
+
 /// What a file of rows gave.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Items {
@@ -217,6 +236,7 @@ mod tests {
             ),
         ] {
             check(Form::Arc, &row, asked, &["so", "no"], answer);
+            assert_eq!(Form::of(&format!("\n{row}\n")), Form::Arc);
         }
         let row = json!({"activity_label": "Baking", "ctx_a": "A man bakes.", "ctx_b": "the Cake",
             "ctx": "not this", "endings": [" is [step] done.", "flies [title] Away"], "label": "1"});
@@ -228,6 +248,7 @@ mod tests {
             1,
         );
         let row = json!({"ctx": "He [open", "endings": ["a", "b"], "label": 0});
+        assert_eq!(Form::of(&row.to_string()), Form::HellaSwag);
         check(Form::HellaSwag, &row, "He [open", &["a", "b"], 0);
     }
 

@@ -18,7 +18,9 @@ use crate::digest::{hex, sha256};
 use crate::optimizer::Optimizer;
 use crate::order::{Cut, Options, Order};
 use crate::recipe::Settings;
-use crate::report::{DataFile, Event, EventKind, Kept, Price, RunFile, Writer, environment};
+use crate::report::{
+    DataFile, Energy, Event, EventKind, Kept, Line, Price, RunFile, Writer, environment,
+};
 use crate::shard::{Check, Shards, TRAIN};
 use crate::{Error, Result};
 
@@ -166,6 +168,7 @@ impl<'a> Trainer<'a> {
             log: None,
             before: 0.0,
             started: Instant::now(),
+            energy: None,
             evaluation: None,
             inputs: Vec::new(),
             targets: Vec::new(),
@@ -209,7 +212,8 @@ impl<'a> Trainer<'a> {
             false => (Writer::create(folder)?, Kept::default()),
         };
         self.log = Some(log);
-        self.before = kept.last.and_then(|line| line.seconds).unwrap_or_default();
+        self.before = kept.last.as_ref().and_then(|line| line.seconds).unwrap_or_default();
+        events.extend(self.count_energy(kept.last.as_ref()));
         if self.step == 0 {
             self.run_file().write(folder)?;
         }
@@ -219,6 +223,17 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Counts joules after those of the last step that was kept, or says why not, once.
+    fn count_energy(&mut self, last: Option<&Line>) -> Option<Event> {
+        // A sum of which a part is missing is not the run's; why it is, was said then.
+        let before = last.map_or(Some(0.0), |line| line.joules)?;
+        match Energy::under(self.job.energy) {
+            Ok(energy) => self.energy = Some(energy.after(before)),
+            Err(why) => return Some(Event::new(EventKind::EnergyNotCounted, why)),
+        }
+        None
+    }
+
     /// What the run is, written once.
     fn run_file(&self) -> RunFile {
         let (job, settings) = (self.job, self.job.settings);
@@ -226,7 +241,7 @@ impl<'a> Trainer<'a> {
         let matrices = if shape.tied { 1 } else { 2 };
         RunFile {
             name: settings.name.clone(),
-            recipe: toml::to_string(settings).unwrap_or_default(),
+            recipe: recipe(settings),
             commands: job.commands.clone(),
             shape: serde_json::to_value(shape).unwrap_or_default(),
             parameters: Some(shape.parameters() as u64),
@@ -246,6 +261,11 @@ impl<'a> Trainer<'a> {
             predicted: job.predicted.clone(),
         }
     }
+}
+
+/// Settings as the run file holds them.
+pub(super) fn recipe(settings: &Settings) -> String {
+    toml::to_string(settings).unwrap_or_default()
 }
 
 /// Ranks that would train different things refuse to begin.

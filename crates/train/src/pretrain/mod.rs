@@ -19,7 +19,7 @@ use yushan_collective::Collective;
 use yushan_model::tokenizer::Tokenizer;
 
 use crate::recipe::Settings;
-use crate::report::{Event, Line, Predicted};
+use crate::report::{Event, EventKind, Line, Predicted, Run};
 use crate::{Error, Result};
 
 pub use begin::Data;
@@ -50,6 +50,8 @@ pub struct Job<'a> {
     pub started: Option<String>,
     /// What is expected of the run.
     pub predicted: Option<Predicted>,
+    /// The folder of the energy counters: [`crate::report::energy::ROOT`] under Linux.
+    pub energy: &'a Path,
 }
 
 /// Who looks on, on rank 0.
@@ -99,6 +101,15 @@ pub fn pretrain(
     let mut trainer = Trainer::begin(job, ranks)?;
     watch.began(job.settings, trainer.steps());
     trainer.run(watch)
+}
+
+/// Whether a folder holds the run of these settings, done to its end.
+pub fn is_finished(settings: &Settings, folder: &Path) -> bool {
+    let ended =
+        |line: &Line| line.event.as_ref().is_some_and(|event| event.kind == EventKind::Finished);
+    Run::read(folder).is_ok_and(|run| {
+        run.file.recipe == begin::recipe(settings) && run.log.lines.iter().any(ended)
+    })
 }
 
 /// The tokenizer that stands in a folder of shards.

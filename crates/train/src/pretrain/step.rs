@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Snapshot};
 use crate::decoder::{Decoder, Loss};
 use crate::optimizer::Optimizer;
 use crate::order::{Batch, Options, Order};
-use crate::report::{Event, EventKind, Line, Writer};
+use crate::report::{Energy, Event, EventKind, Line, Writer};
 use crate::shard::Shards;
 use crate::{Error, Result};
 
@@ -44,6 +44,8 @@ pub struct Trainer<'a> {
     /// Seconds of training before this start.
     pub(super) before: f64,
     pub(super) started: Instant,
+    /// On rank 0, where it can be read and was from the first step on.
+    pub(super) energy: Option<Energy>,
     pub(super) evaluation: Option<Line>,
     pub(super) inputs: Vec<u32>,
     pub(super) targets: Vec<u32>,
@@ -78,7 +80,8 @@ impl Trainer<'_> {
             let done = self.one(rate, watch.stop())?;
             let verdict = self.spikes.judge(self.step, done.loss as f32, done.norm as f32);
             self.step += 1;
-            self.write(self.line(&done, rate, began.elapsed().as_secs_f64()), watch)?;
+            let line = self.line(&done, rate, began.elapsed().as_secs_f64());
+            self.write(line, watch)?;
             match verdict {
                 Verdict::Update => {}
                 Verdict::Skip(why) => self.skipped(why, watch)?,
@@ -144,7 +147,7 @@ impl Trainer<'_> {
     }
 
     /// What the log says of a step.
-    fn line(&self, done: &Done, rate: f64, seconds: f64) -> Line {
+    fn line(&mut self, done: &Done, rate: f64, seconds: f64) -> Line {
         let settings = self.job.settings;
         let tokens_per_s = settings.batch_tokens as f64 / seconds;
         let operations = settings.shape.flops_per_token();
@@ -159,6 +162,7 @@ impl Trainer<'_> {
             tokens_per_s: Some(tokens_per_s),
             peak_share: (peak > 0.0).then(|| tokens_per_s * operations / peak),
             seconds: Some(self.seconds()),
+            joules: self.energy.as_mut().map(Energy::joules),
             ..Line::default()
         }
     }

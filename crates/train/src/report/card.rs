@@ -312,9 +312,14 @@ fn seeds(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
             && run.file.steps == first.steps
             && run.file.parameters == first.parameters
     });
-    let done = facts.iter().all(|facts| facts.finished);
-    if !alike || !done {
-        let why = if alike { "have not all finished" } else { "are not of one shape and length" };
+    let same = |run: &Run| same_but_seed(&run.file, first) && run.file.data == first.data;
+    let why = match () {
+        () if !alike => "are not of one shape and length",
+        () if !runs.iter().all(same) => "differ in more than their seed",
+        () if !facts.iter().all(|facts| facts.finished) => "have not all finished",
+        () => "",
+    };
+    if !why.is_empty() {
         blocks.push(Block::text(format!("The runs {why}: no mean is taken over them.")));
         return blocks;
     }
@@ -348,6 +353,16 @@ fn seeds(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
             .join(", ")
     )));
     blocks
+}
+
+/// Whether two recipes are one but for seed and name.
+fn same_but_seed(one: &RunFile, other: &RunFile) -> bool {
+    let plain = |file: &RunFile| {
+        let mut table = file.recipe.parse::<toml::Table>().ok()?;
+        table.retain(|key, _| key != "name" && key != "seed");
+        Some(table)
+    };
+    one.recipe == other.recipe || plain(one).is_some_and(|one| Some(one) == plain(other))
 }
 
 /// From the first step to the last.
@@ -424,16 +439,26 @@ fn spent(runs: &[Run], facts: &[Facts]) -> Vec<Block> {
         let hours = facts.seconds.map(|seconds| seconds / 3600.0);
         let price = run.file.price.as_ref();
         let price = price.map(|p| format!("{} {} an hour", figure(p.per_hour), p.currency));
-        let energy = facts.joules.map(|joules| {
-            let each = joules / facts.tokens.max(1) as f64;
-            format!("{:.1} Wh ({} J a token; packages and memory)", joules / 3600.0, figure(each))
-        });
+        let energy = match &facts.energy {
+            Ok(joules) => {
+                let each = joules / facts.tokens.max(1) as f64;
+                let many = run.file.ranks.is_some_and(|ranks| ranks > 1);
+                let whose = if many { " of rank 0's machine" } else { "" };
+                format!(
+                    "{} J ({} Wh, {} J a token; packages and memory{whose})",
+                    figure(*joules),
+                    figure(joules / 3600.0),
+                    figure(each)
+                )
+            }
+            Err(why) => why.clone(),
+        };
         rows.push(vec![
             run.file.name.clone(),
             hours.map_or("not known".into(), |hours| format!("{hours:.3} h")),
             price.unwrap_or("no price given".into()),
             cost(run, facts).unwrap_or("not known".into()),
-            energy.unwrap_or("not readable here".into()),
+            energy,
         ]);
     }
     let head = strings(&["Run", "Time", "Price", "Cost", "Energy"]);
@@ -494,7 +519,7 @@ fn repeat(runs: &[Run]) -> Vec<Block> {
     });
     for other in runs[1..].iter().map(|run| &run.file) {
         let differs = [
-            ("recipe", other.recipe != file.recipe),
+            ("recipe", !same_but_seed(other, file)),
             ("data", other.data != file.data),
             ("code", other.code != file.code),
             ("machine", other.environment != file.environment),

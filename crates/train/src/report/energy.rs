@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 /// Where Linux shows them.
-const ROOT: &str = "/sys/class/powercap";
+pub const ROOT: &str = "/sys/class/powercap";
 
 /// Adds up joules from when it was opened.
 #[derive(Debug)]
@@ -58,6 +58,11 @@ impl Energy {
             return Err(format!("not readable here: no package counter in {}", root.display()));
         }
         Ok(Energy { domains, joules: 0.0 })
+    }
+
+    /// Goes on from what an earlier start of the same work has counted.
+    pub fn after(self, joules: f64) -> Energy {
+        Energy { joules: self.joules + joules, ..self }
     }
 
     /// Joules since it was opened. To be asked more often than the counters run over (some forty minutes

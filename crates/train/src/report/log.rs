@@ -107,6 +107,8 @@ pub enum EventKind {
     NanSkipped,
     /// A checkpoint was written.
     Checkpoint,
+    /// Why the log does not say joules.
+    EnergyNotCounted,
     /// The run was asked to stop.
     Stopped,
     /// The last step is done.
@@ -114,6 +116,18 @@ pub enum EventKind {
     /// Of a later version.
     #[serde(untagged)]
     Other(String),
+}
+
+impl Line {
+    /// Loss over all hold-outs of this line, each token counted once; nats a token.
+    pub fn held_out(&self) -> Option<f64> {
+        let (mut nats, mut tokens) = (0.0, 0);
+        for score in self.eval.values().filter(|score| score.tokens > 0) {
+            nats += score.loss? * score.tokens as f64;
+            tokens += score.tokens;
+        }
+        (tokens > 0).then(|| nats / tokens as f64)
+    }
 }
 
 impl Event {
@@ -178,6 +192,12 @@ impl Writer {
             return Err(Error::bad(path.display().to_string(), detail));
         }
         Ok(Writer { file, path, buffer: Vec::new() })
+    }
+
+    /// Adds to a log that may be somebody else's: nothing of it is cut.
+    pub fn beside(run: &Path) -> Result<Writer> {
+        let path = run.join(LOG);
+        Ok(Writer { file: open(&path)?, path, buffer: Vec::new() })
     }
 
     /// Goes on after step `step`: cuts a torn last line and the lines of later steps. A log that is

@@ -8,6 +8,7 @@ use super::curve::smooth;
 use super::log::{EventKind, Line};
 use super::plot::{Bar, GREY, Look, PINK, Plot, RED, Ratio, Series, ratios};
 use super::run::{Compared, Run};
+use super::run_file::ALL_HOLD_OUTS;
 use crate::Result;
 
 /// Runs that are drawn.
@@ -98,6 +99,11 @@ fn loss(runs: &[Run]) -> Plot {
         plot.series.push(Series { name, points, look: Look::Dots, colour });
     }
     let Some(predicted) = &run.file.predicted else { return plot };
+    if predicted.hold_out.as_deref() == Some(ALL_HOLD_OUTS) {
+        let points = run.curve(Line::held_out);
+        let (name, look) = ("all hold-outs".into(), Look::Line);
+        plot.series.push(Series { name, points, look, colour: 1 });
+    }
     if !predicted.curve.is_empty() {
         let points = predicted.curve.iter().map(|&(step, loss)| (step as f64, loss)).collect();
         plot.series.push(Series {

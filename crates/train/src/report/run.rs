@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::curve::{Points, median};
 use super::log::{Event, EventKind, Line, Log};
-use super::run_file::{Expected, Predicted, RunFile};
+use super::run_file::{ALL_HOLD_OUTS, Expected, Predicted, RunFile};
 use crate::Result;
 use crate::evaluate::{Accuracy, BitsPerByte};
 
@@ -25,7 +25,7 @@ pub struct Run {
 }
 
 /// What is said of a run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The last step, of as many.
     pub(crate) step: u64,
@@ -36,7 +36,8 @@ pub(crate) struct Facts {
     pub(crate) averaged: usize,
     pub(crate) seconds: Option<f64>,
     pub(crate) cost: Option<f64>,
-    pub(crate) joules: Option<f64>,
+    /// Joules, or why they are not told.
+    pub(crate) energy: std::result::Result<f64, String>,
     /// Medians over all steps.
     pub(crate) tokens_per_s: Option<f64>,
     pub(crate) peak_share: Option<f64>,
@@ -112,6 +113,16 @@ impl Run {
         events
     }
 
+    /// Joules up to the last step. One that is told for a part of the steps alone is not the run's.
+    fn energy(&self) -> std::result::Result<f64, String> {
+        let last = self.log.lines.iter().rev().find(|line| line.loss.is_some());
+        last.and_then(|line| line.joules).filter(|joules| joules.is_finite()).ok_or_else(|| {
+            let mut reasons = self.events().into_iter().rev().map(|(_, event)| event);
+            let reason = reasons.find(|event| event.kind == EventKind::EnergyNotCounted);
+            reason.map_or("not counted".into(), |event| event.detail.clone())
+        })
+    }
+
     pub(crate) fn facts(&self) -> Facts {
         let lines = &self.log.lines;
         let losses: Vec<(u64, f64)> =
@@ -136,7 +147,7 @@ impl Run {
             averaged,
             seconds,
             cost: seconds.zip(price).map(|(seconds, price)| seconds / 3600.0 * price),
-            joules: last(|line| line.joules),
+            energy: self.energy(),
             tokens_per_s: median(lines.iter().filter_map(|line| line.tokens_per_s)),
             peak_share: median(lines.iter().filter_map(|line| line.peak_share)),
             lost_count: lost.len(),
@@ -150,6 +161,10 @@ impl Run {
         let Some(predicted) = &self.file.predicted else { return Vec::new() };
         let Predicted { loss, hold_out, seconds, cost, .. } = predicted;
         let (what, actual_loss) = match hold_out {
+            Some(name) if name == ALL_HOLD_OUTS => {
+                let score = self.log.lines.iter().rev().find_map(Line::held_out);
+                ("loss on all hold-outs".to_owned(), score)
+            }
             Some(name) => {
                 let score = self.last_eval().get(name.as_str()).and_then(|(_, score)| score.loss);
                 (format!("loss on {name}"), score)

@@ -89,7 +89,7 @@ pub struct Price {
 pub struct Predicted {
     /// Final loss, nats a token.
     pub loss: Option<Expected>,
-    /// The hold-out whose loss that is; the training loss if there is none.
+    /// The hold-out whose loss that is, or [`ALL_HOLD_OUTS`]; the training loss if there is none.
     pub hold_out: Option<String>,
     /// Wall-clock seconds.
     pub seconds: Option<Expected>,
@@ -100,6 +100,9 @@ pub struct Predicted {
     /// How it was made: the law, the fit, its file.
     pub by: String,
 }
+
+/// In place of a hold-out's name: the mean over the tokens of all of them.
+pub const ALL_HOLD_OUTS: &str = "*";
 
 /// A predicted value, and the interval it should lie in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

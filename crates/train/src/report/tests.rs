@@ -169,7 +169,7 @@ fn a_card_holds_what_is_needed_to_believe_and_to_repeat() {
             "131",
             "32.8 %",
             "0.06 USD",
-            "not readable here",
+            "not counted",
             "GFLOP/s",
             "0123abc",
             "depth = 6",
@@ -251,6 +251,16 @@ fn several_runs_have_a_mean_with_an_interval_or_a_reason() {
     other.file.shape = serde_json::json!({"layers": 7});
     let apart = card(&[run(1), other]).unwrap();
     assert!(apart.html.contains("are not of one shape and length: no mean"));
+    let mut other = run(4);
+    other.file.recipe = "name = \"x\"\nseed = 9\n".to_owned() + &other.file.recipe;
+    let seeded = card(&[run(1), other.clone()]).unwrap().html;
+    assert!(
+        seeded.contains("Mean (95 % interval)") && !seeded.contains("differs from"),
+        "{seeded}"
+    );
+    other.file.recipe = other.file.recipe.replace("depth = 6", "depth = 5");
+    let apart = card(&[run(1), other]).unwrap().html;
+    assert!(apart.contains("differ in more than their seed") && apart.contains("in recipe"));
     let mut cut = run(5);
     cut.log.lines.truncate(500);
     assert!(card(&[run(1), cut]).unwrap().html.contains("have not all finished"));

@@ -94,7 +94,7 @@ fn head(run: &Run, facts: &Facts, width: usize) -> Vec<String> {
     second.extend(left(run, facts).map(|seconds| format!("{} left", clock(seconds))));
     let currency = run.file.price.as_ref().map_or("", |price| &price.currency);
     second.extend(facts.cost.map(|cost| format!("{cost:.2} {currency}")));
-    second.extend(facts.joules.map(|joules| format!("{:.1} Wh", joules / 3600.0)));
+    second.extend(facts.energy.as_ref().ok().map(|joules| format!("{:.1} Wh", joules / 3600.0)));
     let mut lines = vec![clip(&first.join(" · "), width), clip(&second.join(" · "), width)];
     lines.retain(|line| !line.is_empty());
     if facts.lost_count > 0 {
@@ -151,6 +151,7 @@ pub(crate) fn name(kind: &EventKind) -> &str {
         EventKind::SpikeRolledBack => "loss spike rolled back",
         EventKind::NanSkipped => "not a number: step skipped",
         EventKind::Checkpoint => "checkpoint",
+        EventKind::EnergyNotCounted => "energy not counted",
         EventKind::Stopped => "stopped",
         EventKind::Finished => "finished",
         EventKind::Other(kind) => kind,

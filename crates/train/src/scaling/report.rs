@@ -362,7 +362,7 @@ mod tests {
         let law = Law { e: 1.2, a: 80.0, b: 900.0, alpha: 0.3, beta: 0.4 };
         let ladder = Ladder::plan(&Request { total: 3e15, ..Request::default() }).unwrap();
         let mut random = bootstrap::Random::new(3);
-        let records = runner::run(&ladder, folder, Convention::All, &mut |run| {
+        let records = runner::run(&ladder, folder, Convention::All, &mut |run, _| {
             let n = run.parameters(Convention::All);
             let noise = 1.0 + 0.001 * random.normal();
             let curve = (1..=40)

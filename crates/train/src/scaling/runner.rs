@@ -18,6 +18,7 @@ use super::envelope::Training;
 use super::ladder::{Ladder, Run};
 use super::{Law, Point, bootstrap, parametric};
 use crate::plan::sizes::Convention;
+use crate::report::{ALL_HOLD_OUTS, Expected, Predicted};
 use crate::{Error, Result};
 
 /// The file of finished runs, in the ladder's folder.
@@ -107,7 +108,54 @@ pub struct Prediction {
     pub results_sha256: String,
 }
 
-/// Runs what is not finished, cheapest first. `train` is called once a run; its error ends the ladder, which
+impl Prediction {
+    /// Reads a prediction's file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no prediction.
+    pub fn read(path: &Path) -> Result<Prediction> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io("reading", path, e))?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            let detail =
+                format!("{e}; expected what `yushan scale run` writes before the held-back run");
+            Error::bad(path.display().to_string(), detail)
+        })
+    }
+
+    /// What it says of a run, for the run's card.
+    pub fn expected(&self) -> Predicted {
+        let Law { e, a, b, alpha, beta } = self.law;
+        let Interval { low, high, .. } = self.interval;
+        Predicted {
+            loss: Some(Expected { value: self.loss, low: Some(low), high: Some(high) }),
+            hold_out: Some(ALL_HOLD_OUTS.into()),
+            by: format!(
+                "yushan scale, L = {e:.4} + {a:.4}/N^{alpha:.4} + {b:.4}/D^{beta:.4}, N {}, of {} runs up to a \
+                 budget {:.1} times smaller (results with SHA-256 {})",
+                self.convention, self.fitted, self.factor, self.results_sha256
+            ),
+            ..Predicted::default()
+        }
+    }
+
+    /// Whether it is of a run with so many parameters (all of them) and tokens.
+    ///
+    /// # Errors
+    /// With both numbers of both, if it is not.
+    pub fn is_of(&self, parameters: u64, tokens: u64) -> Result<()> {
+        let (of, until) = (self.run.settings.shape(), self.run.settings.tokens);
+        let of = of.counted(Convention::All);
+        if (of, until) == (parameters, tokens) {
+            return Ok(());
+        }
+        let detail = format!(
+            "made for {of} parameters and {until} tokens, not for {parameters} and {tokens} as in this run"
+        );
+        Err(Error::bad(format!("the prediction of {}", self.run.name), detail))
+    }
+}
+
+/// Runs what is not finished, cheapest first. `train` is called once a run, with what is predicted of it if it is held back; its error ends the ladder, which
 /// goes on there when called again. Gives all records, in the ladder's order of running.
 ///
 /// # Errors
@@ -117,7 +165,7 @@ pub fn run(
     ladder: &Ladder,
     folder: &Path,
     convention: Convention,
-    train: &mut dyn FnMut(&Run) -> Result<Outcome>,
+    train: &mut dyn FnMut(&Run, Option<&Prediction>) -> Result<Outcome>,
 ) -> Result<Vec<Record>> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io("creating", folder, e))?;
     let lock = folder.join("ladder.lock");
@@ -148,12 +196,9 @@ pub fn run(
         if records.iter().any(|record| record.run.name == run.name) {
             continue;
         }
-        let prediction = if run.held_back {
-            Some(predicted(run, folder, convention, &records)?.1)
-        } else {
-            None
-        };
-        let outcome = train(run)?;
+        let prediction =
+            if run.held_back { Some(predicted(run, folder, convention, &records)?) } else { None };
+        let outcome = train(run, prediction.as_ref().map(|(prediction, _)| prediction))?;
         if !(outcome.loss.is_finite() && outcome.loss > 0.0 && outcome.tokens > 0) {
             return Err(Error::bad(
                 format!("ladder run {}", run.name),
@@ -163,6 +208,7 @@ pub fn run(
                 ),
             ));
         }
+        let prediction = prediction.map(|(_, hash)| hash);
         let record = Record { run: run.clone(), outcome, finished: now(), prediction };
         records.push(append(&path, &record)?);
     }
@@ -366,9 +412,25 @@ mod tests {
     fn predicts_a_held_back_run_before_it_starts() {
         let (folder, ladder) = (tempfile::tempdir().unwrap(), ladder());
         let mut order = Vec::new();
-        let records = run(&ladder, folder.path(), Convention::All, &mut |run| {
+        let records = run(&ladder, folder.path(), Convention::All, &mut |run, prediction| {
             let file = folder.path().join(format!("prediction-{}.json", run.name));
             assert_eq!(file.exists(), run.held_back, "{}", run.name);
+            assert_eq!(prediction.is_some(), run.held_back, "{}", run.name);
+            if let Some(prediction) = prediction {
+                let read = Prediction::read(&file).unwrap();
+                assert_eq!((&read.results_sha256, read.fitted), (&prediction.results_sha256, 16));
+                let expected = prediction.expected().loss.unwrap();
+                assert!((read.loss / expected.value - 1.0).abs() < 1e-12);
+                assert_eq!(
+                    (expected.value, expected.low),
+                    (prediction.loss, Some(prediction.interval.low))
+                );
+                let size = run.settings.shape().counted(Convention::All);
+                prediction.is_of(size, run.settings.tokens).unwrap();
+                let other =
+                    prediction.is_of(size + 1, run.settings.tokens).unwrap_err().to_string();
+                assert!(other.contains(&(size + 1).to_string()), "{other}");
+            }
             order.push(run.name.clone());
             Ok(truth(run))
         })
@@ -389,9 +451,10 @@ mod tests {
                 && prediction.fitted == 16
         );
         // Again: nothing is left to do.
-        let again =
-            run(&ladder, folder.path(), Convention::All, &mut |run| panic!("{} again", run.name))
-                .unwrap();
+        let again = run(&ladder, folder.path(), Convention::All, &mut |run, _| {
+            panic!("{} again", run.name)
+        })
+        .unwrap();
         assert_eq!(again, records);
     }
 
@@ -400,7 +463,7 @@ mod tests {
         let (folder, ladder) = (tempfile::tempdir().unwrap(), ladder());
         let stop = |left: usize| {
             let mut left = left;
-            move |run: &Run| {
+            move |run: &Run, _: Option<&Prediction>| {
                 left = left.checked_sub(1).ok_or_else(|| Error::bad("test", "stopped"))?;
                 Ok(truth(run))
             }
@@ -417,7 +480,7 @@ mod tests {
             let whole = lines.iter().filter(|end| **end <= cut).count();
             assert_eq!(load(folder.path()).unwrap().len(), whole, "cut at {cut}");
             let mut names = Vec::new();
-            let result = run(&ladder, folder.path(), Convention::All, &mut |run| {
+            let result = run(&ladder, folder.path(), Convention::All, &mut |run, _| {
                 names.push(run.name.clone());
                 if names.len() > 1 { Err(Error::bad("test", "stopped")) } else { Ok(truth(run)) }
             });
@@ -431,7 +494,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         let (folder, ladder) = (tempfile::tempdir().unwrap(), ladder());
         let go = |ladder: &Ladder, loss: f64| {
-            run(ladder, folder.path(), Convention::All, &mut |run| {
+            run(ladder, folder.path(), Convention::All, &mut |run, _| {
                 Ok(Outcome { loss, ..truth(run) })
             })
             .unwrap_err()
@@ -469,7 +532,7 @@ mod tests {
     fn results_cannot_change_behind_a_prediction() {
         let (folder, ladder) = (tempfile::tempdir().unwrap(), ladder());
         // The trainer fails in the held-back run: its prediction is made, its result is not.
-        let fail = run(&ladder, folder.path(), Convention::All, &mut |run| {
+        let fail = run(&ladder, folder.path(), Convention::All, &mut |run, _| {
             if run.held_back { Err(Error::bad("test", "stopped")) } else { Ok(truth(run)) }
         });
         assert!(fail.is_err());
@@ -479,12 +542,12 @@ mod tests {
         let path = folder.path().join(RESULTS);
         let good = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, good.replacen("\"loss\":", "\"loss\":1", 1)).unwrap();
-        let error = run(&ladder, folder.path(), Convention::All, &mut |run| Ok(truth(run)))
+        let error = run(&ladder, folder.path(), Convention::All, &mut |run, _| Ok(truth(run)))
             .unwrap_err()
             .to_string();
         assert!(error.contains("have since been changed"), "{error}");
         std::fs::write(&path, &good).unwrap();
-        run(&ladder, folder.path(), Convention::All, &mut |run| Ok(truth(run))).unwrap();
+        run(&ladder, folder.path(), Convention::All, &mut |run, _| Ok(truth(run))).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), before);
     }
 }

@@ -103,5 +103,6 @@ pub(crate) fn job<'a>(settings: &'a Settings, folder: &'a Path, resume: bool) ->
         code: None,
         started: None,
         predicted: None,
+        energy: Path::new("no counters here"),
     }
 }

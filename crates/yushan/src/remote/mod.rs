@@ -61,6 +61,16 @@ pub(crate) fn is_address(name: &str) -> bool {
     name.starts_with("http://") || name.starts_with("https://")
 }
 
+/// Where a server's interface is: `/v1` may be left out of its address.
+pub(crate) fn base(address: &str) -> String {
+    let base = address.trim_end_matches('/');
+    let after_scheme = base.split_once("://").map_or(base, |(_, rest)| rest);
+    match after_scheme.contains('/') {
+        true => base.to_string(),
+        false => format!("{base}/v1"),
+    }
+}
+
 /// Another server.
 pub(crate) struct Remote {
     base: String,
@@ -101,12 +111,7 @@ impl Drop for Running {
 impl Remote {
     /// A server at `http://HOST/v1`; `/v1` may be left out. At most `most` answers at once.
     pub(crate) fn new(address: &str, key: Option<String>, most: usize) -> Remote {
-        let base = address.trim_end_matches('/');
-        let after_scheme = base.split_once("://").map_or(base, |(_, rest)| rest);
-        let base = match after_scheme.contains('/') {
-            true => base.to_string(),
-            false => format!("{base}/v1"),
-        };
+        let base = base(address);
         let running = Arc::default();
         Remote { base, key, patience: PATIENCE, most, running, list: Mutex::default() }
     }
@@ -169,7 +174,7 @@ fn model(about: &Value) -> Option<(ModelInfo, Dialect)> {
     Some((info, Dialect::of(about["owned_by"].as_str().unwrap_or(""))))
 }
 
-fn agent(patience: Option<Duration>) -> Agent {
+pub(crate) fn agent(patience: Option<Duration>) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -180,7 +185,10 @@ fn agent(patience: Option<Duration>) -> Agent {
     config.build().into()
 }
 
-fn with_key<T>(request: ureq::RequestBuilder<T>, key: Option<&str>) -> ureq::RequestBuilder<T> {
+pub(crate) fn with_key<T>(
+    request: ureq::RequestBuilder<T>,
+    key: Option<&str>,
+) -> ureq::RequestBuilder<T> {
     match key {
         Some(key) => request.header("authorization", format!("Bearer {key}")),
         None => request,

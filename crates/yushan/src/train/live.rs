@@ -53,7 +53,7 @@ impl Bar<'_> {
         }
     }
 
-    /// `loss 3.214  bpb 1.402  41.2k tok/s  63 % of peak  12 min left  0.03 USD`.
+    /// `loss 3.214  bpb 1.402  41.2k tok/s  63 % of peak  12 min left  5.1 Wh  0.03 USD`.
     fn figures(&self, line: &Line) -> String {
         let mut text = String::new();
         let mut add = |name: &str, value: Option<f64>, digits: usize, unit: &str| {
@@ -71,6 +71,9 @@ impl Bar<'_> {
             * self.steps.saturating_sub(line.step) as f64;
         text.push_str(&duration(left));
         text.push_str(" left");
+        if let Some(joules) = line.joules {
+            text.push_str(&format!("  {:.1} Wh", joules / 3600.0));
+        }
         if let (Some(seconds), true) = (line.seconds, self.per_hour > 0.0) {
             let cost = seconds / 3600.0 * self.per_hour;
             text.push_str(&format!("  {cost:.2} {}", self.currency));
