@@ -61,9 +61,6 @@ const LINE: usize = 16;
 /// Widest panel of any kernel.
 const WIDEST: usize = 32;
 
-/// Floats of scratch that [`gemm_serial`] needs.
-pub const SCRATCH: usize = BLOCK * WIDEST + 16;
-
 /// A matrix as it stands in memory, row-major, and whether the product uses it transposed.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
@@ -173,48 +170,6 @@ pub fn gemm(
     }
 }
 
-/// `C = A B` or `C += A B` on this thread, for matrices that fit in its caches (the tiles of
-/// attention): the same bits as [`gemm`]. `scratch`: at least [`SCRATCH`] floats, overwritten.
-///
-/// # Panics
-/// As [`gemm`], and when the scratch is too short.
-pub fn gemm_serial(isa: Isa, scratch: &mut [f32], a: Operand<'_>, b: Operand<'_>, c: Target<'_>) {
-    assert!(scratch.len() >= SCRATCH, "scratch of {} floats, not {SCRATCH}", scratch.len());
-    let Some(product) = Product::new(isa, a, b, c) else { return };
-    // Panels begin with a line of the cache.
-    let scratch = &mut scratch[..SCRATCH];
-    let start = scratch.as_ptr().align_offset(64).min(16);
-    let scratch = &mut scratch[start..];
-    let Product { kernel, m, n, k, a, b, length, .. } = product;
-    for k0 in (0..k.max(1)).step_by(length) {
-        let block = (k - k0).min(length);
-        for n0 in (0..n).step_by(kernel.columns) {
-            let columns = (n - n0).min(kernel.columns);
-            // SAFETY: inside both matrices by `Product::new`; the scratch holds the widest panel.
-            // C has the rows and columns of the product.
-            unsafe {
-                let a = a.at(0, k0);
-                (kernel.pack_b)(b.at(k0, n0), block, columns, scratch.as_mut_ptr());
-                (kernel.multiply)(&Panel {
-                    rows: m,
-                    columns,
-                    k: block,
-                    a: a.start,
-                    a_row: a.row,
-                    a_step: a.column,
-                    a_strip: a.row * kernel.rows,
-                    b: scratch.as_ptr(),
-                    b_step: kernel.columns,
-                    later: scratch.as_ptr(),
-                    c: product.c.add(n0),
-                    c_stride: product.c_stride,
-                    add: product.add(k0),
-                });
-            }
-        }
-    }
-}
-
 /// The length of the blocks that a sum over `k` is cut into; the last one may be shorter. Part of the
 /// definition of the result.
 fn block_length(k: usize) -> usize {
@@ -283,7 +238,7 @@ impl Plan {
     fn new(product: &Product, threads: usize) -> Plan {
         let &Product { kernel, m, n, k, length, a, .. } = product;
         let how = match a {
-            Source { row: 1, .. } if m > 1 => Rows::Copied,
+            Source { column, .. } if column != 1 => Rows::Copied,
             Source { row, .. } if row % 256 == 0 || k > length => Rows::Copied,
             _ => Rows::There,
         };
@@ -443,12 +398,12 @@ impl Product {
         // SAFETY: as the caller promises.
         unsafe {
             let there = self.a.at(m0, k0);
-            let (a, a_row, a_step, a_strip) = match how {
-                Rows::There => (there.start, there.row, there.column, unit * there.row),
+            let (a, a_row, a_strip) = match how {
+                Rows::There => (there.start, there.row, unit * there.row),
                 Rows::Copied => {
                     let own = space.a.add(thread * OWN);
                     pack_a(there.transposed(), k, rows.len(), own);
-                    (own.cast_const(), 1, unit, unit * k)
+                    (own.cast_const(), 1, unit * k)
                 }
             };
             let lines = rows.len().div_ceil(unit) * kernel::lines(k);
@@ -469,11 +424,10 @@ impl Product {
                     columns: (columns.end - j).min(width),
                     k,
                     a,
+                    packed: how == Rows::Copied,
                     a_row,
-                    a_step,
                     a_strip,
                     b,
-                    b_step: width,
                     later,
                     c: self.c.add(m0 * self.c_stride + region.columns.start + j),
                     c_stride: self.c_stride,

@@ -96,10 +96,6 @@ fn check(case: &Case) {
         }
     };
     for isa in Isa::available() {
-        let mut c = fresh();
-        let mut scratch = vec![f32::NAN; SCRATCH];
-        gemm_serial(isa, &mut scratch, a, b, Target { data: &mut c, stride, store });
-        right(&c, &format!("serial {isa:?}"));
         let mut space = Workspace::default();
         for threads in 1..=4 {
             let mut c = fresh();
@@ -170,5 +166,5 @@ fn shapes_that_do_not_agree_are_named() {
     let (a, b) = ([0.0; 6], [0.0; 20]);
     let (a, b) = (Operand::new(&a, 2, 3), Operand::new(&b, 4, 5));
     let c = Target { data: &mut [0.0; 10], stride: 5, store: Store::Set };
-    gemm_serial(Isa::SCALAR, &mut [0.0; SCRATCH], a, b, c);
+    gemm(&mut Pool::new(1), Isa::SCALAR, &mut Workspace::default(), a, b, c);
 }
