@@ -27,17 +27,15 @@ use crate::aligned::AlignedBytes;
 use crate::isa::Isa;
 use kernel::{Kernel, Panel};
 
-/// Longest block of a sum: a panel of 16 columns is 24 KiB then and stays in an L1 of 32 KiB.
-const BLOCK: usize = 384;
+/// Longest block of a sum: a panel of 16 columns is 18 KiB then, and stays in an L1 of 32 KiB beside the
+/// rows of A of two tiles.
+const BLOCK: usize = 288;
 
 /// Columns of B that are packed at once: at most 6 MiB.
 const COLUMNS: usize = 4096;
 
 /// Floats of A that a chunk of rows has: less than half of an L2 of 512 KiB.
 const CHUNK: usize = 48 << 10;
-
-/// Floats for the rows of A of one thread: those of a chunk, rounded up to whole tiles.
-const OWN: usize = CHUNK + 16 * BLOCK;
 
 /// Tiles one above the other in a chunk at least: each panel of B comes to L1 once for them.
 const FEW: usize = 8;
@@ -203,8 +201,9 @@ impl Source {
 /// Where panels lie: addresses that the chunks of a region share.
 struct Space {
     b: *mut f32,
-    /// A run of [`OWN`] floats for each thread.
+    /// A run of `own` floats for each thread.
     a: *mut f32,
+    own: usize,
 }
 // SAFETY: addresses; who writes what behind them is said where they are used.
 unsafe impl Sync for Space {}
@@ -265,10 +264,11 @@ impl Plan {
 
     /// The workspace, as large as this plan needs it.
     fn space(&self, product: &Product, threads: usize, space: &mut Workspace) -> Space {
-        let Product { kernel, length, .. } = product;
-        let b = self.columns.next_multiple_of(kernel.columns) * length;
-        let a = if self.how == Rows::Copied { threads * OWN } else { 0 };
-        Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a) }
+        let &Product { kernel, length, .. } = product;
+        let b = self.columns.div_ceil(kernel.columns) * (kernel.apart_b)(length);
+        let own = self.chunk.0.div_ceil(kernel.rows) * (kernel.apart_a)(length);
+        let a = if self.how == Rows::Copied { threads * own } else { 0 };
+        Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a), own }
     }
 }
 
@@ -329,8 +329,8 @@ impl Product {
             // are disjoint.
             unsafe {
                 let from = self.b.at(ks.start, columns.start + at);
-                let (columns, to) = (group.min(columns.len() - at), space.b.add(at * ks.len()));
-                (self.kernel.pack_b)(from, ks.len(), columns, to);
+                let to = space.b.add(part * GROUP * (self.kernel.apart_b)(ks.len()));
+                (self.kernel.pack_b)(from, ks.len(), group.min(columns.len() - at), to);
             }
         });
     }
@@ -393,7 +393,7 @@ impl Product {
         later: [(*const f32, usize); 2],
         (space, thread): (&Space, usize),
     ) {
-        let Kernel { rows: unit, columns: width, pack_a, multiply, .. } = self.kernel;
+        let Kernel { rows: unit, columns: width, pack_a, apart_a, apart_b, multiply, .. } = self.kernel;
         let (m0, k0, k) = (rows.start, region.ks.start, region.ks.len());
         // SAFETY: as the caller promises.
         unsafe {
@@ -401,15 +401,15 @@ impl Product {
             let (a, a_row, a_strip) = match how {
                 Rows::There => (there.start, there.row, unit * there.row),
                 Rows::Copied => {
-                    let own = space.a.add(thread * OWN);
+                    let own = space.a.add(thread * space.own);
                     pack_a(there.transposed(), k, rows.len(), own);
-                    (own.cast_const(), 1, unit * k)
+                    (own.cast_const(), 1, apart_a(k))
                 }
             };
             let lines = rows.len().div_ceil(unit) * kernel::lines(k);
             let mut fetched = 0;
             for j in columns.clone().step_by(width) {
-                let b = space.b.add(j * k).cast_const();
+                let b = space.b.add(j / width * apart_b(k)).cast_const();
                 let [first, second] = later;
                 let later = if fetched < first.1 {
                     first.0.wrapping_add(fetched * LINE)

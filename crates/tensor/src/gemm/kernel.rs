@@ -49,6 +49,9 @@ pub(super) struct Kernel {
     pub(super) columns: usize,
     pub(super) pack_a: Pack,
     pub(super) pack_b: Pack,
+    /// See [`pack::apart`].
+    pub(super) apart_a: fn(usize) -> usize,
+    pub(super) apart_b: fn(usize) -> usize,
     pub(super) multiply: unsafe fn(&Panel),
 }
 
@@ -61,6 +64,8 @@ impl Kernel {
                 columns: 16,
                 pack_a: pack::avx2::<6>,
                 pack_b: pack::avx2::<16>,
+                apart_a: pack::apart::<6>,
+                apart_b: pack::apart::<16>,
                 multiply: avx2,
             },
             #[cfg(target_arch = "x86_64")]
@@ -69,6 +74,8 @@ impl Kernel {
                 columns: 32,
                 pack_a: pack::avx2::<14>,
                 pack_b: pack::avx2::<32>,
+                apart_a: pack::apart::<14>,
+                apart_b: pack::apart::<32>,
                 multiply: avx512,
             },
             _ => Kernel {
@@ -76,6 +83,8 @@ impl Kernel {
                 columns: 16,
                 pack_a: pack::plain::<6>,
                 pack_b: pack::plain::<16>,
+                apart_a: pack::apart::<6>,
+                apart_b: pack::apart::<16>,
                 multiply: plain,
             },
         }
