@@ -81,8 +81,20 @@ unsafe fn one<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
             }
         }
     }
-    at.a = at.a.map(|a| a.wrapping_add(if ALONG { 1 } else { t.a.1 }));
-    at.b = at.b.wrapping_add(t.b);
+    at.a = at.a.map(|a| opaque(a.wrapping_add(if ALONG { 1 } else { t.a.1 })));
+    at.b = opaque(at.b.wrapping_add(t.b));
+}
+
+/// The same address, of which the compiler knows nothing: it would compute all of them anew from one, in
+/// more instructions than the products are.
+#[inline(always)]
+fn opaque(mut address: *const f32) -> *const f32 {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
+    }
+    address
 }
 
 /// `R` rows and `N` vectors of columns with their sums in registers.
@@ -107,9 +119,15 @@ unsafe fn block<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
                 }
             }
         }
-        let a = [i, i + 3].map(|i| a.wrapping_add(i * t.a.0));
+        let a = [i, i + 3].map(|i| opaque(a.wrapping_add(i * t.a.0)));
         let mut at = At { a, b: b.wrapping_add(j) };
-        for _ in 0..t.k {
+        for _ in 0..t.k / 4 {
+            one::<V, R, N, ALONG>(t, &mut sums, &mut at);
+            one::<V, R, N, ALONG>(t, &mut sums, &mut at);
+            one::<V, R, N, ALONG>(t, &mut sums, &mut at);
+            one::<V, R, N, ALONG>(t, &mut sums, &mut at);
+        }
+        for _ in 0..t.k % 4 {
             one::<V, R, N, ALONG>(t, &mut sums, &mut at);
         }
         for r in 0..R {
