@@ -393,7 +393,8 @@ impl Product {
         later: [(*const f32, usize); 2],
         (space, thread): (&Space, usize),
     ) {
-        let Kernel { rows: unit, columns: width, pack_a, apart_a, apart_b, multiply, .. } = self.kernel;
+        let Kernel { rows: unit, columns: width, pack_a, apart_a, apart_b, multiply, .. } =
+            self.kernel;
         let (m0, k0, k) = (rows.start, region.ks.start, region.ks.len());
         // SAFETY: as the caller promises.
         unsafe {

@@ -42,7 +42,8 @@ unsafe fn rows<const W: usize>(from: Source, k: usize, columns: usize, to: *mut 
         let row = from.start.wrapping_add(step * from.row);
         for panel in 0..columns / W {
             let from_here = row.wrapping_add(panel * W);
-            if W >= LINE || panel * W % LINE < W {
+            // Once a line.
+            if panel * W % LINE < W {
                 fetch(from_here.wrapping_add(AHEAD * from.row));
             }
             // SAFETY: as in `plain`.
