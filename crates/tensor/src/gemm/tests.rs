@@ -108,7 +108,7 @@ fn check(case: &Case) {
 
 fn cases() -> impl Strategy<Value = Case> {
     let sides = || prop_oneof![1usize..40, 40usize..150];
-    let depths = prop_oneof![0usize..20, 20usize..200, 380usize..400, 760usize..780];
+    let depths = prop_oneof![0usize..20, 20usize..200, 280usize..300, 570usize..590];
     let gaps = || prop_oneof![Just(0usize), 1usize..20];
     let store = prop_oneof![Just(Store::Set), Just(Store::Add)];
     ((sides(), sides(), depths), any::<[bool; 2]>(), [gaps(), gaps(), gaps()], store, any::<u32>())
