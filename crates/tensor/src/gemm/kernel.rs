@@ -358,10 +358,10 @@ unsafe fn rows<V: Lanes, const R: usize, const N: usize, const STEP: usize>(pane
             let a = a.wrapping_add(done * panel.a_row);
             let c = c.wrapping_add(done * panel.c_stride);
             match rows {
-                8 => tile::<V, 8, N, ALONG>(panel, a, c, far),
-                4 => tile::<V, 4, N, ALONG>(panel, a, c, far),
-                2 => tile::<V, 2, N, ALONG>(panel, a, c, far),
-                _ => tile::<V, 1, N, ALONG>(panel, a, c, far),
+                8 => tile::<V, 8, N, STEP>(panel, a, c, far),
+                4 => tile::<V, 4, N, STEP>(panel, a, c, far),
+                2 => tile::<V, 2, N, STEP>(panel, a, c, far),
+                _ => tile::<V, 1, N, STEP>(panel, a, c, far),
             }
             done += rows;
         }
