@@ -27,17 +27,15 @@ use crate::aligned::AlignedBytes;
 use crate::isa::Isa;
 use kernel::{Kernel, Panel};
 
-/// Longest block of a sum: a panel of 16 columns is 24 KiB then and stays in an L1 of 32 KiB.
-const BLOCK: usize = 384;
+/// Longest block of a sum: a panel of 16 columns is 18 KiB then, and stays in an L1 of 32 KiB beside the
+/// rows of A of two tiles.
+const BLOCK: usize = 288;
 
 /// Columns of B that are packed at once: at most 6 MiB.
 const COLUMNS: usize = 4096;
 
 /// Floats of A that a chunk of rows has: less than half of an L2 of 512 KiB.
 const CHUNK: usize = 48 << 10;
-
-/// Floats for the rows of A of one thread: those of a chunk, rounded up to whole tiles.
-const OWN: usize = CHUNK + 16 * BLOCK;
 
 /// Tiles one above the other in a chunk at least: each panel of B comes to L1 once for them.
 const FEW: usize = 8;
@@ -60,9 +58,6 @@ const LINE: usize = 16;
 
 /// Widest panel of any kernel.
 const WIDEST: usize = 32;
-
-/// Floats of scratch that [`gemm_serial`] needs.
-pub const SCRATCH: usize = BLOCK * WIDEST + 16;
 
 /// A matrix as it stands in memory, row-major, and whether the product uses it transposed.
 #[derive(Clone, Copy)]
@@ -173,48 +168,6 @@ pub fn gemm(
     }
 }
 
-/// `C = A B` or `C += A B` on this thread, for matrices that fit in its caches (the tiles of
-/// attention): the same bits as [`gemm`]. `scratch`: at least [`SCRATCH`] floats, overwritten.
-///
-/// # Panics
-/// As [`gemm`], and when the scratch is too short.
-pub fn gemm_serial(isa: Isa, scratch: &mut [f32], a: Operand<'_>, b: Operand<'_>, c: Target<'_>) {
-    assert!(scratch.len() >= SCRATCH, "scratch of {} floats, not {SCRATCH}", scratch.len());
-    let Some(product) = Product::new(isa, a, b, c) else { return };
-    // Panels begin with a line of the cache.
-    let scratch = &mut scratch[..SCRATCH];
-    let start = scratch.as_ptr().align_offset(64).min(16);
-    let scratch = &mut scratch[start..];
-    let Product { kernel, m, n, k, a, b, length, .. } = product;
-    for k0 in (0..k.max(1)).step_by(length) {
-        let block = (k - k0).min(length);
-        for n0 in (0..n).step_by(kernel.columns) {
-            let columns = (n - n0).min(kernel.columns);
-            // SAFETY: inside both matrices by `Product::new`; the scratch holds the widest panel.
-            // C has the rows and columns of the product.
-            unsafe {
-                let a = a.at(0, k0);
-                (kernel.pack_b)(b.at(k0, n0), block, columns, scratch.as_mut_ptr());
-                (kernel.multiply)(&Panel {
-                    rows: m,
-                    columns,
-                    k: block,
-                    a: a.start,
-                    a_row: a.row,
-                    a_step: a.column,
-                    a_strip: a.row * kernel.rows,
-                    b: scratch.as_ptr(),
-                    b_step: kernel.columns,
-                    later: scratch.as_ptr(),
-                    c: product.c.add(n0),
-                    c_stride: product.c_stride,
-                    add: product.add(k0),
-                });
-            }
-        }
-    }
-}
-
 /// The length of the blocks that a sum over `k` is cut into; the last one may be shorter. Part of the
 /// definition of the result.
 fn block_length(k: usize) -> usize {
@@ -248,8 +201,9 @@ impl Source {
 /// Where panels lie: addresses that the chunks of a region share.
 struct Space {
     b: *mut f32,
-    /// A run of [`OWN`] floats for each thread.
+    /// A run of `own` floats for each thread.
     a: *mut f32,
+    own: usize,
 }
 // SAFETY: addresses; who writes what behind them is said where they are used.
 unsafe impl Sync for Space {}
@@ -283,7 +237,7 @@ impl Plan {
     fn new(product: &Product, threads: usize) -> Plan {
         let &Product { kernel, m, n, k, length, a, .. } = product;
         let how = match a {
-            Source { row: 1, .. } if m > 1 => Rows::Copied,
+            Source { column, .. } if column != 1 => Rows::Copied,
             Source { row, .. } if row % 256 == 0 || k > length => Rows::Copied,
             _ => Rows::There,
         };
@@ -310,10 +264,11 @@ impl Plan {
 
     /// The workspace, as large as this plan needs it.
     fn space(&self, product: &Product, threads: usize, space: &mut Workspace) -> Space {
-        let Product { kernel, length, .. } = product;
-        let b = self.columns.next_multiple_of(kernel.columns) * length;
-        let a = if self.how == Rows::Copied { threads * OWN } else { 0 };
-        Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a) }
+        let &Product { kernel, length, .. } = product;
+        let b = self.columns.div_ceil(kernel.columns) * (kernel.apart_b)(length);
+        let own = self.chunk.0.div_ceil(kernel.rows) * (kernel.apart_a)(length);
+        let a = if self.how == Rows::Copied { threads * own } else { 0 };
+        Space { b: grown(&mut space.b, b), a: grown(&mut space.a, a), own }
     }
 }
 
@@ -374,8 +329,8 @@ impl Product {
             // are disjoint.
             unsafe {
                 let from = self.b.at(ks.start, columns.start + at);
-                let (columns, to) = (group.min(columns.len() - at), space.b.add(at * ks.len()));
-                (self.kernel.pack_b)(from, ks.len(), columns, to);
+                let to = space.b.add(part * GROUP * (self.kernel.apart_b)(ks.len()));
+                (self.kernel.pack_b)(from, ks.len(), group.min(columns.len() - at), to);
             }
         });
     }
@@ -438,23 +393,24 @@ impl Product {
         later: [(*const f32, usize); 2],
         (space, thread): (&Space, usize),
     ) {
-        let Kernel { rows: unit, columns: width, pack_a, multiply, .. } = self.kernel;
+        let Kernel { rows: unit, columns: width, pack_a, apart_a, apart_b, multiply, .. } =
+            self.kernel;
         let (m0, k0, k) = (rows.start, region.ks.start, region.ks.len());
         // SAFETY: as the caller promises.
         unsafe {
             let there = self.a.at(m0, k0);
-            let (a, a_row, a_step, a_strip) = match how {
-                Rows::There => (there.start, there.row, there.column, unit * there.row),
+            let (a, a_row, a_strip) = match how {
+                Rows::There => (there.start, there.row, unit * there.row),
                 Rows::Copied => {
-                    let own = space.a.add(thread * OWN);
+                    let own = space.a.add(thread * space.own);
                     pack_a(there.transposed(), k, rows.len(), own);
-                    (own.cast_const(), 1, unit, unit * k)
+                    (own.cast_const(), 1, apart_a(k))
                 }
             };
             let lines = rows.len().div_ceil(unit) * kernel::lines(k);
             let mut fetched = 0;
             for j in columns.clone().step_by(width) {
-                let b = space.b.add(j * k).cast_const();
+                let b = space.b.add(j / width * apart_b(k)).cast_const();
                 let [first, second] = later;
                 let later = if fetched < first.1 {
                     first.0.wrapping_add(fetched * LINE)
@@ -469,11 +425,10 @@ impl Product {
                     columns: (columns.end - j).min(width),
                     k,
                     a,
+                    packed: how == Rows::Copied,
                     a_row,
-                    a_step,
                     a_strip,
                     b,
-                    b_step: width,
                     later,
                     c: self.c.add(m0 * self.c_stride + region.columns.start + j),
                     c_stride: self.c_stride,

@@ -11,6 +11,7 @@ pub mod dtype;
 pub mod gemm;
 pub mod isa;
 pub mod kv;
+mod lanes;
 pub mod layout;
 pub mod limits;
 pub mod linear;

@@ -69,30 +69,52 @@ multiversion! {
     }
 }
 
+/// `N` pairs from pair `i` on become `(a cos - b sin, a sin + b cos) scale`, with `sin` times `sign`.
+#[inline(always)]
+fn turn<const N: usize>(
+    i: usize,
+    x: &[f32],
+    (cos, sin): (&[f32], &[f32]),
+    (sign, scale): (f32, f32),
+    out: &mut [f32],
+) {
+    let half = cos.len();
+    let (cos, sin) = (&cos[i..][..N], &sin[i..][..N]);
+    let (a, b) = (&x[i..][..N], &x[half + i..][..N]);
+    let (low, high) = out.split_at_mut(half);
+    let (low, high) = (&mut low[i..][..N], &mut high[i..][..N]);
+    for j in 0..N {
+        let sin = sign * sin[j];
+        low[j] = a[j].mul_add(cos[j], -(b[j] * sin)) * scale;
+        high[j] = a[j].mul_add(sin, b[j] * cos[j]) * scale;
+    }
+}
+
+/// All pairs of a head, some at a time: heads are short, and a loop over vectors of vectors would leave
+/// most of their pairs over.
+#[inline(always)]
+fn turn_all(x: &[f32], turns: (&[f32], &[f32]), by: (f32, f32), out: &mut [f32]) {
+    let (half, whole) = (turns.0.len(), turns.0.len() / 8 * 8);
+    for i in (0..whole).step_by(8) {
+        turn::<8>(i, x, turns, by, out);
+    }
+    for i in whole..half {
+        turn::<1>(i, x, turns, by, out);
+    }
+}
+
 multiversion! {
     /// `out = x` with the pairs (i, i + dims / 2) of a head turned and all multiplied by `scale`; as
     /// [`crate::ops::rope_halves`]. `cos`, `sin`: `(dims / 2)`; `x`, `out`: `(dims)`.
     pub fn turned(x: &[f32], cos: &[f32], sin: &[f32], scale: f32, out: &mut [f32]) {
-        let half = cos.len();
-        let (sin, (a, b)) = (&sin[..half], x[..2 * half].split_at(half));
-        let (low, high) = out[..2 * half].split_at_mut(half);
-        for i in 0..half {
-            low[i] = a[i].mul_add(cos[i], -(b[i] * sin[i])) * scale;
-            high[i] = a[i].mul_add(sin[i], b[i] * cos[i]) * scale;
-        }
+        turn_all(x, (cos, sin), (1.0, scale), out);
     }
 }
 
 multiversion! {
     /// Of [`turned`]: the same pairs turned back.
     pub fn turned_backward(dy: &[f32], cos: &[f32], sin: &[f32], scale: f32, dx: &mut [f32]) {
-        let half = cos.len();
-        let (sin, (a, b)) = (&sin[..half], dy[..2 * half].split_at(half));
-        let (low, high) = dx[..2 * half].split_at_mut(half);
-        for i in 0..half {
-            low[i] = a[i].mul_add(cos[i], b[i] * sin[i]) * scale;
-            high[i] = b[i].mul_add(cos[i], -(a[i] * sin[i])) * scale;
-        }
+        turn_all(dy, (cos, sin), (-1.0, scale), dx);
     }
 }
 

@@ -311,7 +311,10 @@ impl Unit<'_> {
             }
             for (r, sums) in room.sums.chunks_exact(d).enumerate().take(rows) {
                 let at = (self.row + from + r) * heads + head;
+                let ahead = ((self.row + (from + r + AHEAD).min(time - 1)) * heads + head) * d;
                 // SAFETY: a row's head belongs to one unit.
+                fetch(unsafe { out.slice(ahead..ahead + d) });
+                // SAFETY: as above.
                 let (out, lse) =
                     unsafe { (out.slice(at * d..(at + 1) * d), lse.slice(at..at + 1)) };
                 let inverse = 1.0 / room.totals[r];
@@ -353,7 +356,10 @@ impl Unit<'_> {
             }
             for (r, dquery) in room.dqueries.chunks_exact(d).enumerate().take(rows) {
                 let (cos, sin) = self.turns.at(from + r, d / 2);
+                let ahead = self.place((from + r + AHEAD).min(time - 1), head);
                 // SAFETY: a query head of a row belongs to one unit.
+                fetch(unsafe { dqkv.slice(ahead) });
+                // SAFETY: as above.
                 let to = unsafe { dqkv.slice(self.place(from + r, head)) };
                 turned_backward(self.isa, dquery, cos, sin, scale, to);
             }
@@ -362,7 +368,12 @@ impl Unit<'_> {
             let (cos, sin) = self.turns.at(t, d / 2);
             let key = self.place(t, heads + self.kv_head);
             let value = self.place(t, heads + kv_heads + self.kv_head);
-            // SAFETY: a key and a value head of a row belong to one unit.
+            for head in [heads + self.kv_head, heads + kv_heads + self.kv_head] {
+                let ahead = self.place((t + AHEAD).min(time - 1), head);
+                // SAFETY: a key and a value head of a row belong to one unit.
+                fetch(unsafe { dqkv.slice(ahead) });
+            }
+            // SAFETY: as above.
             let (key, value) = unsafe { (dqkv.slice(key), dqkv.slice(value)) };
             turned_backward(self.isa, &room.dkeys[t * d..][..d], cos, sin, 1.0, key);
             value.copy_from_slice(&room.dvalues[t * d..][..d]);

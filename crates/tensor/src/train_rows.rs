@@ -171,26 +171,28 @@ pub fn gate_backward(
 }
 
 /// Losses of rows of logits, `(N, V)`, which become `scale` times their gradients; see
-/// [`cross_entropy`]. A row whose target is `ignore` has loss 0 and no gradient.
+/// [`cross_entropy`]. `width`: `V`; the rows may stand further apart. A row whose target is `ignore` has
+/// loss 0 and no gradient.
 ///
 /// # Panics
 /// When a target is neither `ignore` nor in the vocabulary.
 pub fn losses(
     pool: &mut Pool,
     isa: Isa,
-    logits: &mut [f32],
+    (logits, width): (&mut [f32], usize),
     (targets, ignore): (&[u32], u32),
     scale: f32,
     losses: &mut [f32],
 ) {
     assert_eq!(targets.len(), losses.len());
-    let width = logits.len() / targets.len().max(1);
+    let stride = logits.len() / targets.len().max(1);
+    assert!(width <= stride || targets.is_empty());
     let (logits, losses) = (Shared::of(logits), Shared::of(losses));
     pool.run(targets.len().div_ceil(4), &|chunk, _| {
         for row in chunk * 4..((chunk + 1) * 4).min(targets.len()) {
             // SAFETY: a row belongs to one chunk.
             let (logits, loss) = unsafe {
-                (logits.slice(row * width..(row + 1) * width), losses.slice(row..row + 1))
+                (logits.slice(row * stride..row * stride + width), losses.slice(row..row + 1))
             };
             if targets[row] == ignore {
                 logits.fill(0.0);
@@ -244,11 +246,13 @@ mod tests {
 
     #[test]
     fn ignored_targets_have_no_loss_and_no_gradient() {
-        let mut logits = vec![1.0, 2.0, 3.0, 1.0, 1.0, 1.0];
+        // Rows of 3 that stand 4 apart.
+        let mut logits = vec![1.0, 2.0, 3.0, 7.0, 1.0, 1.0, 1.0, 7.0];
         let mut out = [9.0; 2];
         let targets = (&[u32::MAX, 1][..], u32::MAX);
-        losses(&mut Pool::new(2), Isa::best(), &mut logits, targets, 1.0, &mut out);
+        losses(&mut Pool::new(2), Isa::best(), (&mut logits, 3), targets, 1.0, &mut out);
         assert_eq!((logits[..3].to_vec(), out[0]), (vec![0.0; 3], 0.0));
-        assert!((out[1] - 3f32.ln()).abs() < 1e-6 && (logits[4] + 2.0 / 3.0).abs() < 1e-6);
+        assert!((out[1] - 3f32.ln()).abs() < 1e-6 && (logits[5] + 2.0 / 3.0).abs() < 1e-6);
+        assert_eq!((logits[3], logits[7]), (7.0, 7.0));
     }
 }

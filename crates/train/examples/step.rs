@@ -147,7 +147,7 @@ fn of(length: usize, scale: f32) -> Vec<f32> {
 fn parts(shape: &Shape, time: usize, batch: usize) {
     let group = (2048 / time).clamp(1, batch);
     let (rows, groups) = (group * time, batch as f64 / group as f64);
-    let head = ((1 << 21) / shape.vocabulary).max(128).min(rows);
+    let head = ((1 << 22) / shape.vocabulary).max(128).min(rows);
     let heads = (batch * time) as f64 / head as f64;
     let sizes = Sizes { rows, group, head, groups, layers: shape.layers as f64 * groups, heads };
     let peak = limits::peak_f32(1);
@@ -268,7 +268,7 @@ fn row_parts(shape: &Shape, sizes: &Sizes) -> Vec<Row> {
     let (mut logits, mut each) = (of(head * vocabulary, 1e-3), vec![0.0; head]);
     let targets = vec![7; head];
     let t = seconds(|| {
-        losses(pool, isa, &mut logits, (&targets, u32::MAX), 1.0, &mut each);
+        losses(pool, isa, (&mut logits, vocabulary), (&targets, u32::MAX), 1.0, &mut each);
     });
     table.push(("losses".into(), t * heads, 0.0));
     table

@@ -14,6 +14,7 @@ use std::arch::x86_64::*;
 
 use super::{LINE, Source, pack};
 use crate::isa::{Isa, Set};
+use crate::lanes::Lanes;
 
 /// Lines that a tile fetches of what comes later.
 pub(super) fn lines(k: usize) -> usize {
@@ -28,6 +29,9 @@ const EDGE: usize = 14 * super::WIDEST;
 
 /// Steps of k that are unrolled: a line of a row of A.
 const STEPS: usize = 16;
+
+/// In place of the floats from one k to the next: A was not packed.
+const ALONG: usize = 0;
 
 /// Lines of the next panel that are fetched in so many steps: all of it in the time of some tiles.
 const AHEAD: usize = 2;
@@ -45,6 +49,9 @@ pub(super) struct Kernel {
     pub(super) columns: usize,
     pub(super) pack_a: Pack,
     pub(super) pack_b: Pack,
+    /// See [`pack::apart`].
+    pub(super) apart_a: fn(usize) -> usize,
+    pub(super) apart_b: fn(usize) -> usize,
     pub(super) multiply: unsafe fn(&Panel),
 }
 
@@ -57,6 +64,8 @@ impl Kernel {
                 columns: 16,
                 pack_a: pack::avx2::<6>,
                 pack_b: pack::avx2::<16>,
+                apart_a: pack::apart::<6>,
+                apart_b: pack::apart::<16>,
                 multiply: avx2,
             },
             #[cfg(target_arch = "x86_64")]
@@ -65,6 +74,8 @@ impl Kernel {
                 columns: 32,
                 pack_a: pack::avx2::<14>,
                 pack_b: pack::avx2::<32>,
+                apart_a: pack::apart::<14>,
+                apart_b: pack::apart::<32>,
                 multiply: avx512,
             },
             _ => Kernel {
@@ -72,6 +83,8 @@ impl Kernel {
                 columns: 16,
                 pack_a: pack::plain::<6>,
                 pack_b: pack::plain::<16>,
+                apart_a: pack::apart::<6>,
+                apart_b: pack::apart::<16>,
                 multiply: plain,
             },
         }
@@ -84,15 +97,16 @@ pub(super) struct Panel {
     /// At most the kernel's.
     pub(super) columns: usize,
     pub(super) k: usize,
-    /// Element `(strip, row of the strip, k)` is `a[strip * a_strip + row * a_row + k * a_step]`;
-    /// one of `a_row` and `a_step` is 1.
+    /// Where the first row begins.
     pub(super) a: *const f32,
+    /// Whether A was packed, in strips as high as a tile; else its rows lie along k.
+    pub(super) packed: bool,
+    /// Floats from row to row.
     pub(super) a_row: usize,
-    pub(super) a_step: usize,
+    /// Floats from strip to strip.
     pub(super) a_strip: usize,
-    /// Row `k` of the panel begins at `b[k * b_step]`, as wide as the kernel.
+    /// Row `k` of the panel begins at `b[k * columns of the kernel]`.
     pub(super) b: *const f32,
-    pub(super) b_step: usize,
     /// Memory that is fetched on the way, [`lines`] for each tile.
     pub(super) later: *const f32,
     pub(super) c: *mut f32,
@@ -101,162 +115,46 @@ pub(super) struct Panel {
     pub(super) add: bool,
 }
 
-/// A vector of floats.
-trait Lanes: Copy {
-    const WIDTH: usize;
-    unsafe fn zero() -> Self;
-    unsafe fn load(p: *const f32) -> Self;
-    unsafe fn broadcast(p: *const f32) -> Self;
-    unsafe fn store(self, p: *mut f32);
-    unsafe fn add(self, other: Self) -> Self;
-    /// `self * b + c`, rounded once.
-    unsafe fn fma(self, b: Self, c: Self) -> Self;
-}
-
-/// Implements [`Lanes`] by intrinsics.
-#[cfg(target_arch = "x86_64")]
-macro_rules! lanes {
-    ($type:ty, $width:literal, $zero:ident, $load:ident, $broadcast:ident, $store:ident, $add:ident, $fma:ident) => {
-        impl Lanes for $type {
-            const WIDTH: usize = $width;
-            #[inline(always)]
-            unsafe fn zero() -> Self {
-                // SAFETY: the entry points carry the features.
-                unsafe { $zero() }
-            }
-            #[inline(always)]
-            unsafe fn load(p: *const f32) -> Self {
-                // SAFETY: the caller gives a vector's length of floats.
-                unsafe { $load(p) }
-            }
-            #[inline(always)]
-            unsafe fn broadcast(p: *const f32) -> Self {
-                // SAFETY: the caller gives a float.
-                unsafe { $broadcast(*p) }
-            }
-            #[inline(always)]
-            unsafe fn store(self, p: *mut f32) {
-                // SAFETY: the caller gives room for a vector.
-                unsafe { $store(p, self) }
-            }
-            #[inline(always)]
-            unsafe fn add(self, other: Self) -> Self {
-                // SAFETY: the entry points carry the features.
-                unsafe { $add(self, other) }
-            }
-            #[inline(always)]
-            unsafe fn fma(self, b: Self, c: Self) -> Self {
-                // SAFETY: the entry points carry the features.
-                unsafe { $fma(self, b, c) }
-            }
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-lanes!(
-    __m256,
-    8,
-    _mm256_setzero_ps,
-    _mm256_loadu_ps,
-    _mm256_set1_ps,
-    _mm256_storeu_ps,
-    _mm256_add_ps,
-    _mm256_fmadd_ps
-);
-#[cfg(target_arch = "x86_64")]
-lanes!(
-    __m512,
-    16,
-    _mm512_setzero_ps,
-    _mm512_loadu_ps,
-    _mm512_set1_ps,
-    _mm512_storeu_ps,
-    _mm512_add_ps,
-    _mm512_fmadd_ps
-);
-
-/// Plain Rust: the oracle of the vectors; on aarch64 the compiler makes it NEON.
-impl Lanes for [f32; 4] {
-    const WIDTH: usize = 4;
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        [0.0; 4]
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the caller gives 4 floats.
-        unsafe { p.cast::<[f32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn broadcast(p: *const f32) -> Self {
-        // SAFETY: the caller gives a float.
-        [unsafe { *p }; 4]
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller gives room for 4 floats.
-        unsafe { p.cast::<[f32; 4]>().write_unaligned(self) }
-    }
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        let [a, b, c, d] = self;
-        let [e, f, g, h] = other;
-        [a + e, b + f, c + g, d + h]
-    }
-    #[inline(always)]
-    unsafe fn fma(self, b: Self, c: Self) -> Self {
-        let fma = |i: usize| self[i].mul_add(b[i], c[i]);
-        [fma(0), fma(1), fma(2), fma(3)]
-    }
-}
-
-/// `R` rows of C, `N` vectors wide. `ALONG`: A's rows lie along k (`a_step` is 1), else across it.
+/// `R` rows of C, `N` vectors wide. `STEP`: floats from one k to the next where A was packed; [`ALONG`]:
+/// A's rows lie along k.
 /// `far`: the next panel, and the memory that is used later.
 ///
 /// # Safety
 /// `a` and `c` are the panel's at the first row of the tile, with `R` rows left.
 #[inline(always)]
-unsafe fn tile<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
+unsafe fn tile<V: Lanes, const R: usize, const N: usize, const STEP: usize>(
     panel: &Panel,
     a: *const f32,
     c: *mut f32,
-    [mut ahead, mut later]: [*const f32; 2],
+    [ahead, later]: [*const f32; 2],
 ) {
-    let mut next = a.wrapping_add(panel.a_strip);
     // SAFETY: the panel says what may be read and written.
     unsafe {
         let mut sums = [[V::zero(); N]; R];
-        let (mut a, mut b) = (a, panel.b);
-        let (row, step) = if ALONG { (panel.a_row, 1) } else { (1, panel.a_step) };
         for r in 0..R {
             fetch::<NEAR>(c.wrapping_add(r * panel.c_stride));
         }
+        let (row, next) = (panel.a_row, a.wrapping_add(panel.a_strip));
+        let mut at = At { a: thirds(a, row), row, b: panel.b };
+        let (step, width) = (if STEP == ALONG { 1 } else { STEP }, N * V::WIDTH);
+        let mut soon = Soon { next: thirds(next, row), ahead, later };
         for _ in 0..panel.k / STEPS {
-            // The rows of the next tile as fast as this one uses its own, the next panel, and what comes
-            // after all panels.
-            for r in 0..R {
-                fetch::<NEAR>(next.wrapping_add(r * if ALONG { row } else { STEPS }));
-            }
-            next = next.wrapping_add(if ALONG { STEPS } else { STEPS * R });
-            for line in 0..AHEAD {
-                fetch::<FAR>(ahead.wrapping_add(line * LINE));
-            }
-            ahead = ahead.wrapping_add(AHEAD * LINE);
-            fetch::<FAR>(later);
-            later = later.wrapping_add(LINE);
-            for _ in 0..STEPS {
-                one_step(&mut sums, a, row, b);
-                a = a.wrapping_add(step);
-                b = b.wrapping_add(panel.b_step);
-            }
+            eight::<V, R, N, STEP, true>(&mut sums, &at, 0, &soon);
+            at.forward(STEPS / 2 * step, STEPS / 2 * width);
+            eight::<V, R, N, STEP, true>(&mut sums, &at, STEPS / 2, &soon);
+            at.forward(STEPS / 2 * step, STEPS / 2 * width);
+            soon.forward(if STEP == ALONG { STEPS } else { STEPS * STEP });
         }
-        for _ in 0..panel.k % STEPS {
-            one_step(&mut sums, a, row, b);
-            a = a.wrapping_add(step);
-            b = b.wrapping_add(panel.b_step);
+        if panel.k % STEPS >= STEPS / 2 {
+            eight::<V, R, N, STEP, false>(&mut sums, &at, 0, &soon);
+            at.forward(STEPS / 2 * step, STEPS / 2 * width);
+        }
+        for _ in 0..panel.k % (STEPS / 2) {
+            one::<V, R, N, STEP>(&mut sums, &at, 0);
+            at.forward(step, width);
         }
         // Each case in a loop of its own: the sums must not be indexed by anything but constants.
-        let (width, stride) = (N * V::WIDTH, panel.c_stride);
+        let stride = panel.c_stride;
         if panel.columns < width {
             let mut all = [0f32; EDGE];
             put::<V, R, N>(&sums, all.as_mut_ptr(), width);
@@ -270,6 +168,102 @@ unsafe fn tile<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
             }
         } else {
             put::<V, R, N>(&sums, c, stride);
+        }
+    }
+}
+
+/// Every third row of a tile has a pointer of its own: the others are one address away from it.
+#[inline(always)]
+fn thirds(a: *const f32, row: usize) -> [*const f32; 5] {
+    [0, 3, 6, 9, 12].map(|r| a.wrapping_add(r * row))
+}
+
+/// Where a tile stands in k.
+struct At {
+    a: [*const f32; 5],
+    row: usize,
+    b: *const f32,
+}
+
+impl At {
+    #[inline(always)]
+    fn forward(&mut self, a: usize, b: usize) {
+        self.a = self.a.map(|at| at.wrapping_add(a));
+        self.b = self.b.wrapping_add(b);
+    }
+}
+
+/// What a tile fetches: the rows of the next one as fast as it uses its own, the next panel, and what
+/// comes after all panels.
+struct Soon {
+    next: [*const f32; 5],
+    ahead: *const f32,
+    later: *const f32,
+}
+
+impl Soon {
+    #[inline(always)]
+    fn forward(&mut self, next: usize) {
+        self.next = self.next.map(|a| a.wrapping_add(next));
+        self.ahead = self.ahead.wrapping_add(AHEAD * LINE);
+        self.later = self.later.wrapping_add(LINE);
+    }
+
+    /// Its share of step `q` of [`STEPS`]: one line, so that no step waits.
+    #[inline(always)]
+    fn fetch<const R: usize, const STEP: usize>(&self, q: usize, row: usize) {
+        if q < R {
+            let next = if STEP == ALONG {
+                self.next[q / 3].wrapping_add(q % 3 * row)
+            } else {
+                self.next[0].wrapping_add(q * LINE)
+            };
+            fetch::<NEAR>(next);
+        }
+        if q >= STEPS - AHEAD {
+            fetch::<FAR>(self.ahead.wrapping_add((STEPS - 1 - q) * LINE));
+        }
+        if q == STEPS - AHEAD - 1 {
+            fetch::<FAR>(self.later);
+        }
+    }
+}
+
+/// Eight steps from step `q` of [`STEPS`] on, written out: a loop would cost a wrong guess of its end in
+/// every round.
+#[inline(always)]
+unsafe fn eight<V: Lanes, const R: usize, const N: usize, const STEP: usize, const SOON: bool>(
+    sums: &mut [[V; N]; R],
+    at: &At,
+    q: usize,
+    soon: &Soon,
+) {
+    // SAFETY: as in `tile`.
+    unsafe {
+        two::<V, R, N, STEP, SOON>(sums, at, 0, q, soon);
+        two::<V, R, N, STEP, SOON>(sums, at, 2, q, soon);
+        two::<V, R, N, STEP, SOON>(sums, at, 4, q, soon);
+        two::<V, R, N, STEP, SOON>(sums, at, 6, q, soon);
+    }
+}
+
+#[inline(always)]
+unsafe fn two<V: Lanes, const R: usize, const N: usize, const STEP: usize, const SOON: bool>(
+    sums: &mut [[V; N]; R],
+    at: &At,
+    i: usize,
+    q: usize,
+    soon: &Soon,
+) {
+    // SAFETY: as in `tile`.
+    unsafe {
+        one::<V, R, N, STEP>(sums, at, i);
+        if SOON {
+            soon.fetch::<R, STEP>(q + i, at.row);
+        }
+        one::<V, R, N, STEP>(sums, at, i + 1);
+        if SOON {
+            soon.fetch::<R, STEP>(q + i + 1, at.row);
         }
     }
 }
@@ -289,22 +283,26 @@ unsafe fn put<V: Lanes, const R: usize, const N: usize>(
     }
 }
 
-/// The products of one k.
+/// The products of the `i`-th k from here.
 #[inline(always)]
-unsafe fn one_step<V: Lanes, const R: usize, const N: usize>(
+unsafe fn one<V: Lanes, const R: usize, const N: usize, const STEP: usize>(
     sums: &mut [[V; N]; R],
-    a: *const f32,
-    row: usize,
-    b: *const f32,
+    at: &At,
+    i: usize,
 ) {
     // SAFETY: as in `tile`.
     unsafe {
         let mut w = [V::zero(); N];
         for j in 0..N {
-            w[j] = V::load(b.wrapping_add(j * V::WIDTH));
+            w[j] = V::load(at.b.wrapping_add(i * N * V::WIDTH + j * V::WIDTH));
         }
         for r in 0..R {
-            let x = V::broadcast(a.wrapping_add(r * row));
+            let x = if STEP == ALONG {
+                at.a[r / 3].wrapping_add(r % 3 * at.row + i)
+            } else {
+                at.a[0].wrapping_add(r + i * STEP)
+            };
+            let x = V::broadcast(x);
             for j in 0..N {
                 sums[r][j] = x.fma(w[j], sums[r][j]);
             }
@@ -339,13 +337,13 @@ fn fetch<const HINT: i32>(_p: *const f32) {
 
 /// All rows of the panel: whole tiles, then one of the rows that are left.
 #[inline(always)]
-unsafe fn rows<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(panel: &Panel) {
+unsafe fn rows<V: Lanes, const R: usize, const N: usize, const STEP: usize>(panel: &Panel) {
     let (mut a, mut c, mut left) = (panel.a, panel.c, panel.rows);
-    let mut far = [panel.b.wrapping_add(panel.k * panel.b_step), panel.later];
+    let mut far = [panel.b.wrapping_add(panel.k * N * V::WIDTH), panel.later];
     // SAFETY: as in `tile`.
     unsafe {
         while left >= R {
-            tile::<V, R, N, ALONG>(panel, a, c, far);
+            tile::<V, R, N, STEP>(panel, a, c, far);
             far[0] = far[0].wrapping_add(lines(panel.k) * AHEAD * LINE);
             far[1] = far[1].wrapping_add(lines(panel.k) * LINE);
             a = a.wrapping_add(panel.a_strip);
@@ -357,13 +355,13 @@ unsafe fn rows<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(pane
             if rows >= R || left & rows == 0 {
                 continue;
             }
-            let a = a.wrapping_add(done * if ALONG { panel.a_row } else { 1 });
+            let a = a.wrapping_add(done * panel.a_row);
             let c = c.wrapping_add(done * panel.c_stride);
             match rows {
-                8 => tile::<V, 8, N, ALONG>(panel, a, c, far),
-                4 => tile::<V, 4, N, ALONG>(panel, a, c, far),
-                2 => tile::<V, 2, N, ALONG>(panel, a, c, far),
-                _ => tile::<V, 1, N, ALONG>(panel, a, c, far),
+                8 => tile::<V, 8, N, STEP>(panel, a, c, far),
+                4 => tile::<V, 4, N, STEP>(panel, a, c, far),
+                2 => tile::<V, 2, N, STEP>(panel, a, c, far),
+                _ => tile::<V, 1, N, STEP>(panel, a, c, far),
             }
             done += rows;
         }
@@ -375,10 +373,10 @@ unsafe fn rows<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(pane
 unsafe fn avx2(panel: &Panel) {
     // SAFETY: the caller's promise.
     unsafe {
-        if panel.a_step == 1 {
-            rows::<__m256, 6, 2, true>(panel);
+        if !panel.packed {
+            rows::<__m256, 6, 2, ALONG>(panel);
         } else {
-            rows::<__m256, 6, 2, false>(panel);
+            rows::<__m256, 6, 2, 6>(panel);
         }
     }
 }
@@ -388,10 +386,10 @@ unsafe fn avx2(panel: &Panel) {
 unsafe fn avx512(panel: &Panel) {
     // SAFETY: the caller's promise.
     unsafe {
-        if panel.a_step == 1 {
-            rows::<__m512, 14, 2, true>(panel);
+        if !panel.packed {
+            rows::<__m512, 14, 2, ALONG>(panel);
         } else {
-            rows::<__m512, 14, 2, false>(panel);
+            rows::<__m512, 14, 2, 14>(panel);
         }
     }
 }
@@ -399,10 +397,10 @@ unsafe fn avx512(panel: &Panel) {
 unsafe fn plain(panel: &Panel) {
     // SAFETY: the caller's promise.
     unsafe {
-        if panel.a_step == 1 {
-            rows::<[f32; 4], 6, 4, true>(panel);
+        if !panel.packed {
+            rows::<[f32; 4], 6, 4, ALONG>(panel);
         } else {
-            rows::<[f32; 4], 6, 4, false>(panel);
+            rows::<[f32; 4], 6, 4, 6>(panel);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Copies into panels: element `(k, j)` of a panel of `W` columns lies at `k * W + j`.
+//! Copies into panels: element `(k, j)` of a panel of `W` columns lies at `k * W + j`, the next panel
+//! [`apart`] floats behind.
 //!
 //! The key decision: a source whose columns lie side by side is copied row by row; one that lies along
 //! k is transposed in registers, 8 x 8 at a time. Columns past the edge become zero.
@@ -7,13 +8,19 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::Source;
+use super::{LINE, Source};
 
 /// How many rows ahead a source that is read row by row is fetched: its rows are too far apart and too
 /// short for the hardware to see where the reading goes.
 const AHEAD: usize = 12;
 
-/// Packs `columns` columns into panels, each behind the one before it. Plain Rust.
+/// Floats from a panel of `k` rows of `W` columns to the next: a line more than it has, since panels whose
+/// distance is a large power of two would collide in the caches.
+pub(super) fn apart<const W: usize>(k: usize) -> usize {
+    (k * W).next_multiple_of(LINE) + LINE
+}
+
+/// Packs `columns` columns into panels. Plain Rust.
 ///
 /// # Safety
 /// `from` has `k` rows and `columns` columns, `to` room for whole panels.
@@ -23,7 +30,7 @@ pub(super) unsafe fn plain<const W: usize>(from: Source, k: usize, columns: usiz
     unsafe {
         rows::<W>(from, k, whole, to);
         for at in (whole..columns).step_by(W) {
-            one::<W>(from.at(0, at), k, (columns - at).min(W), to.add(at * k));
+            one::<W>(from.at(0, at), k, (columns - at).min(W), to.add(at / W * apart::<W>(k)));
         }
     }
 }
@@ -35,10 +42,14 @@ unsafe fn rows<const W: usize>(from: Source, k: usize, columns: usize, to: *mut 
         let row = from.start.wrapping_add(step * from.row);
         for panel in 0..columns / W {
             let from_here = row.wrapping_add(panel * W);
-            fetch(from_here.wrapping_add(AHEAD * from.row));
+            // Once a line.
+            if panel * W % LINE < W {
+                fetch(from_here.wrapping_add(AHEAD * from.row));
+            }
             // SAFETY: as in `plain`.
             unsafe {
-                std::ptr::copy_nonoverlapping(from_here, to.add((panel * k + step) * W), W);
+                let to = to.add(panel * apart::<W>(k) + step * W);
+                std::ptr::copy_nonoverlapping(from_here, to, W);
             }
         }
     }
@@ -80,11 +91,12 @@ pub(super) unsafe fn avx2<const W: usize>(from: Source, k: usize, columns: usize
             rows::<W>(from, k, whole, to);
         } else {
             for at in (0..whole).step_by(W) {
-                turn::<W>(from.at(0, at), k, to.add(at * k));
+                turn::<W>(from.at(0, at), k, to.add(at / W * apart::<W>(k)));
             }
         }
         if whole < columns {
-            one::<W>(from.at(0, whole), k, columns - whole, to.add(whole * k));
+            let to = to.add(whole / W * apart::<W>(k));
+            one::<W>(from.at(0, whole), k, columns - whole, to);
         }
     }
 }

@@ -11,7 +11,7 @@ use yushan_tensor::train_rows::{
 };
 
 use super::shape::IGNORE;
-use super::workspace::{Workspace, causal};
+use super::workspace::{Cut, Workspace, causal};
 use super::{Decoder, Loss, Shape};
 
 /// Gets each range that is final, with all gradients.
@@ -63,14 +63,14 @@ impl Decoder {
         self.last_norm(pool, work, rows);
         let head = &self.params[self.places.head.clone()];
         let dhead = &mut self.grads[self.places.head.clone()];
-        let some = work.cut.logit_rows;
+        let (some, stride) = (work.cut.logit_rows, Cut::logit_stride(&self.shape));
         let x = work.normed[..rows * dim].chunks(some * dim);
         let dx = work.dnormed[..rows * dim].chunks_mut(some * dim);
         let out = work.losses[..rows].chunks_mut(some);
         for (((x, dx), targets), out) in x.zip(dx).zip(targets.chunks(some)).zip(out) {
-            let logits = &mut work.logits[..targets.len() * vocabulary];
+            let logits = &mut work.logits[..targets.len() * stride];
             self.products.forward(pool, (x, head), dim, (logits, Store::Set));
-            losses(pool, self.isa, logits, (targets, IGNORE), scale, out);
+            losses(pool, self.isa, (logits, vocabulary), (targets, IGNORE), scale, out);
             self.products.input_gradient(pool, (logits, head), dim, dx);
             self.products.weight_gradient(pool, (logits, x), dim, dhead);
         }

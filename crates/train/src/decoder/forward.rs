@@ -7,7 +7,7 @@ use yushan_tensor::train_attention::{self, Turns};
 use yushan_tensor::train_rows::{embed, gate, losses, normalize};
 
 use super::shape::IGNORE;
-use super::workspace::{Workspace, causal};
+use super::workspace::{Cut, Workspace, causal};
 use super::{Decoder, Shape};
 
 impl Decoder {
@@ -78,14 +78,14 @@ impl Decoder {
         let Shape { dim, vocabulary, .. } = self.shape;
         self.last_norm(pool, work, targets.len());
         let head = &self.params[self.places.head.clone()];
-        let some = work.cut.logit_rows;
+        let (some, stride) = (work.cut.logit_rows, Cut::logit_stride(&self.shape));
         let rows = work.normed[..targets.len() * dim].chunks(some * dim);
         for ((x, targets), out) in rows.zip(targets.chunks(some)).zip(work.losses.chunks_mut(some))
         {
-            let logits = &mut work.logits[..targets.len() * vocabulary];
+            let logits = &mut work.logits[..targets.len() * stride];
             self.products.forward(pool, (x, head), dim, (logits, Store::Set));
             let out = &mut out[..targets.len()];
-            losses(pool, self.isa, logits, (targets, IGNORE), 0.0, out);
+            losses(pool, self.isa, (logits, vocabulary), (targets, IGNORE), 0.0, out);
         }
     }
 

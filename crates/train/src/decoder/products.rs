@@ -1,7 +1,8 @@
 //! The three products of a linear layer: forward, input gradient, weight gradient.
 //!
 //! The key decision: this is the one place that knows how matrices are multiplied. `x` and `y` have a
-//! row a token, `w` is `(out, in)` as in a checkpoint, so `y = x w^T`, `dx = dy w`, `dw += dy^T x`.
+//! row a token, `w` is `(out, in)` as in a checkpoint, so `y = x w^T`, `dx = dy w`, `dw += dy^T x`. The
+//! rows of `y` and `dy` may stand further apart than `out`; how far follows from their lengths.
 
 use yushan_tensor::gemm::{Operand, Store, Target, Workspace, gemm};
 use yushan_tensor::{Isa, Pool};
@@ -27,7 +28,8 @@ impl Products {
     ) {
         let (rows, out) = (x.len() / input, w.len() / input);
         let (a, b) = (Operand::new(x, rows, input), Operand::new(w, out, input).t());
-        gemm(pool, self.isa, &mut self.space, a, b, Target { data: y, stride: out, store });
+        let target = Target { stride: y.len() / rows, data: y, store };
+        gemm(pool, self.isa, &mut self.space, a, b, target);
     }
 
     /// `dx (N, in) = dy (N, out) w`.
@@ -38,8 +40,9 @@ impl Products {
         input: usize,
         dx: &mut [f32],
     ) {
-        let out = w.len() / input;
-        let (a, b) = (Operand::new(dy, dy.len() / out, out), Operand::new(w, out, input));
+        let (rows, out) = (dx.len() / input, w.len() / input);
+        let a = Operand::new(dy, rows, out).stride(dy.len() / rows);
+        let b = Operand::new(w, out, input);
         let target = Target { data: dx, stride: input, store: Store::Set };
         gemm(pool, self.isa, &mut self.space, a, b, target);
     }
@@ -53,7 +56,8 @@ impl Products {
         dw: &mut [f32],
     ) {
         let (rows, out) = (x.len() / input, dw.len() / input);
-        let (a, b) = (Operand::new(dy, rows, out).t(), Operand::new(x, rows, input));
+        let a = Operand::new(dy, rows, out).stride(dy.len() / rows).t();
+        let b = Operand::new(x, rows, input);
         let target = Target { data: dw, stride: input, store: Store::Add };
         gemm(pool, self.isa, &mut self.space, a, b, target);
     }

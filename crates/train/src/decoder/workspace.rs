@@ -18,7 +18,7 @@ use super::shape::Shape;
 const GROUP: usize = 2048;
 
 /// Logits that stand in memory at once, and the fewest rows of them.
-const LOGITS: usize = 1 << 21;
+const LOGITS: usize = 1 << 22;
 const LOGIT_ROWS: usize = 128;
 
 /// What the forward keeps for the backward.
@@ -50,6 +50,11 @@ impl Cut {
         let group = (GROUP / time.max(1)).clamp(1, batch.max(1));
         let rows = (LOGITS / shape.vocabulary).max(LOGIT_ROWS);
         Cut { time, group, logit_rows: rows.min(group * time) }
+    }
+
+    /// Floats from one row of logits to the next: no power of two, whose rows would collide in the caches.
+    pub(crate) fn logit_stride(shape: &Shape) -> usize {
+        shape.vocabulary.next_multiple_of(16) + 16
     }
 
     /// Tokens of a group.
@@ -118,7 +123,7 @@ pub(crate) struct Workspace {
     pub(crate) dhidden: Floats,   // (R, F)
     pub(crate) dattended: Floats, // (R, H d)
     pub(crate) dqkv: Floats,      // (R, (H + 2 K) d)
-    pub(crate) logits: Floats,    // (logit rows, V)
+    pub(crate) logits: Floats,    // (logit rows, logit stride)
     pub(crate) losses: Vec<f32>,  // (R)
     pub(crate) cos: Vec<f32>,     // (T, d / 2)
     pub(crate) sin: Vec<f32>,     // (T, d / 2)
@@ -159,7 +164,7 @@ impl Workspace {
             dhidden: back(shape.ffn),
             dattended: back(shape.q_width()),
             dqkv: back(widths[1]),
-            logits: Floats::zeroed(cut.logit_rows * shape.vocabulary),
+            logits: Floats::zeroed(cut.logit_rows * Cut::logit_stride(shape)),
             losses: vec![0.0; rows],
             cos,
             sin,
@@ -251,7 +256,7 @@ impl Memory {
         };
         let between = 4 * shape.dim + 2 * shape.ffn + shape.q_width() + widths[1] + 1;
         let causal = causal(shape, cut.group, time);
-        let logits = (cut.logit_rows * shape.vocabulary) as u64;
+        let logits = (cut.logit_rows * Cut::logit_stride(shape)) as u64;
         let turns = (time * shape.head_dim) as u64;
         Memory {
             parameters: 8 * shape.parameters() as u64,
