@@ -12,6 +12,7 @@ use yushan_model::tokenizer::{self, Tokenizer};
 use yushan_train::bpe;
 use yushan_train::corpus::{self, Corpus, Progress, Recipe};
 use yushan_train::digest::sha256;
+use yushan_train::pretrain::{CORPUS, SHARDS};
 use yushan_train::shard::TRAIN;
 
 use crate::figures::{bytes, count};
@@ -59,7 +60,7 @@ impl Build {
         let out = self.out.clone().unwrap_or_else(|| Path::new("data").join(&recipe.name));
         let threads = self.threads.unwrap_or_else(train::processors);
         let bar = progress::of_bytes(0);
-        let built = corpus::clean(&recipe, &out.join("corpus"), threads, &mut shown(&bar));
+        let built = corpus::clean(&recipe, &out.join(CORPUS), threads, &mut shown(&bar));
         bar.finish_and_clear();
         let built = built?;
         for one in &built.counts {
@@ -75,7 +76,7 @@ impl Build {
         }
         let (tokenizer, hash) = prepare(&recipe, &built.corpus, &out, threads)?;
         let encoder = Encoder { tokenizer: &tokenizer, hash, idle: Mutex::default() };
-        let shards = out.join("shards");
+        let shards = out.join(SHARDS);
         if !shards.exists() {
             let bar = progress::of_bytes(0);
             let made = corpus::tokenize(&built.corpus, &encoder, &shards, &mut shown(&bar));

@@ -159,7 +159,7 @@ fn from_texts_to_a_model_that_speaks() {
     assert!(card.matches("<svg").count() >= 5, "the card has its plots");
     let (card, run) = (read(&at("run/report.md")), read(&at("run/run.json")));
     assert!(card.contains("yushan train pretrain run.toml"), "{card}");
-    assert!(run.contains("\"data\"") && run.contains("\"code\""), "{run}");
+    assert!(run.contains("\"CC0-1.0\"") && run.contains("\"code\""), "{run}");
     let watched = works(place.path(), "train watch run --once");
     assert!(watched.contains("step 40/40") && watched.contains("gradient norm"), "{watched}");
 
@@ -307,5 +307,8 @@ fn bad_input_is_named() {
     bytes[middle] ^= 1;
     fs::write(&shard, bytes).unwrap();
     let line = fails(place.path(), "train pretrain run.toml --run harmed", 1);
-    assert!(line.contains("train-00000.tokens") && line.contains("build the shards again"), "{line}");
+    assert!(
+        line.contains("train-00000.tokens") && line.contains("build the shards again"),
+        "{line}"
+    );
 }

@@ -1,6 +1,7 @@
 //! How a run begins: the data is opened, the ranks agree, the memory is counted, and the last checkpoint read.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,8 +12,9 @@ use yushan_model::tokenizer::Tokenizer;
 use yushan_tensor::Pool;
 
 use super::spikes::Spikes;
-use super::{Job, SHARDS, Trainer, event, memory, tokenizer};
+use super::{CORPUS, Job, SHARDS, Trainer, event, memory, tokenizer};
 use crate::checkpoint;
+use crate::corpus::{self, Corpus};
 use crate::decoder::{Decoder, layout};
 use crate::digest::{hex, sha256};
 use crate::optimizer::Optimizer;
@@ -77,7 +79,7 @@ impl Data {
             true => 0,
             false => tokenizer.token_bytes(id).len() as u32,
         };
-        let files = files(&train);
+        let files = files(&train, &licences(folder));
         let (tokens, text) = files.first().map_or((0, 0), |train| {
             (train.tokens.unwrap_or_default(), train.bytes.unwrap_or_default())
         });
@@ -95,14 +97,26 @@ impl Data {
     }
 }
 
+/// Source and licence, as the cleaned documents beside the shards say; nothing where these are gone.
+fn licences(folder: &Path) -> Vec<(String, String)> {
+    let counts = Corpus::open(&folder.join(CORPUS)).and_then(|corpus| corpus.counts());
+    counts.unwrap_or_default().into_iter().map(|one| (one.source, one.licence)).collect()
+}
+
 /// The splits for the record.
-fn files(train: &Shards) -> Vec<DataFile> {
+fn files(train: &Shards, licences: &[(String, String)]) -> Vec<DataFile> {
     let manifest = train.manifest();
     let tokenizer = DataFile {
         name: "tokenizer".into(),
         role: "tokenizer".into(),
         sha256: manifest.tokenizer.clone(),
         ..DataFile::default()
+    };
+    let licence = |split: &str| {
+        let of = |source: &str| split == TRAIN || split == corpus::holdout(source);
+        let named: BTreeSet<&str> =
+            licences.iter().filter(|(source, _)| of(source)).map(|(_, name)| &**name).collect();
+        (!named.is_empty()).then(|| named.into_iter().collect::<Vec<_>>().join(", "))
     };
     let split = |split: &crate::shard::Split| {
         let (_, tokens, bytes) = split.totals();
@@ -113,7 +127,7 @@ fn files(train: &Shards) -> Vec<DataFile> {
             sha256: hex(&sha256(hashes.as_bytes())),
             tokens: Some(tokens),
             bytes: Some(bytes),
-            licence: None,
+            licence: licence(&split.name),
         }
     };
     let mut splits: Vec<_> = manifest.splits.iter().map(split).collect();

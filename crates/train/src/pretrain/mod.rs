@@ -28,6 +28,9 @@ pub use step::Trainer;
 /// Where the shards lie in a folder that `yushan data build` made; the tokenizer lies beside them.
 pub const SHARDS: &str = "shards";
 
+/// The cleaned documents in a folder of `yushan data build`.
+pub const CORPUS: &str = "corpus";
+
 /// A run as it is asked for.
 pub struct Job<'a> {
     /// What is trained and how.
