@@ -87,6 +87,10 @@ unsafe fn one<V: Lanes, const R: usize, const N: usize, const ALONG: bool>(
 
 /// The same address, of which the compiler knows nothing: it would compute all of them anew from one, in
 /// more instructions than the products are.
+#[allow(
+    clippy::pointers_in_nomem_asm_block,
+    reason = "the address is passed through, nothing is read"
+)]
 #[inline(always)]
 fn opaque(mut address: *const f32) -> *const f32 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

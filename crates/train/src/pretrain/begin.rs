@@ -161,7 +161,7 @@ impl<'a> Trainer<'a> {
             bos: Some(data.bos),
             cut: Cut::default(),
         };
-        let mut decoder = Decoder::new(settings.shape.clone(), settings.seed);
+        let mut decoder = Decoder::new(settings.shape, settings.seed);
         decoder.set_keep(settings.activations.keep());
         let tensors = layout(&settings.shape);
         let optimizer = Optimizer::new(&tensors, settings.optimizer, rank, of)?;

@@ -92,7 +92,7 @@ impl Trainer<'_> {
         let identity = Identity { settings: settings.clone(), data: self.data.hash.clone() };
         let vectors = optimizer.vectors.iter();
         let snapshot = Snapshot {
-            shape: settings.shape.clone(),
+            shape: settings.shape,
             params: Cow::Borrowed(self.decoder.params()),
             optimizer: vectors.map(|(name, v)| (name.clone(), Cow::Borrowed(&v[..]))).collect(),
             tokenizer: Cow::Borrowed(&self.data.tokenizer_json),

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// warms up. The optimizer is not counted: it is some hundredths of a step.
 pub fn tokens_per_second(shape: &Shape, keep: Keep, threads: usize) -> f64 {
     let mut pool = Pool::new(threads);
-    let mut decoder = Decoder::new(shape.clone(), 0);
+    let mut decoder = Decoder::new(*shape, 0);
     decoder.set_keep(keep);
     let batch = TOKENS.div_ceil(shape.context);
     let count = batch * shape.context;
