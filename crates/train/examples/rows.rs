@@ -65,9 +65,9 @@ fn export(
 ) -> Result<()> {
     let path = data.join("tokenizer.json");
     let tokenizer = std::fs::read(&path).map_err(|error| Error::io("reading", &path, error))?;
-    let decoder = Decoder::new(settings.shape.clone(), settings.seed);
+    let decoder = Decoder::new(settings.shape, settings.seed);
     let snapshot = Snapshot {
-        shape: settings.shape.clone(),
+        shape: settings.shape,
         params: Cow::Borrowed(decoder.params()),
         optimizer: Vec::new(),
         tokenizer: Cow::Owned(tokenizer),

@@ -310,7 +310,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count = batch * time;
     let ids = random(count + 1, shape.vocabulary);
     let (tokens, targets) = (&ids[..count], &ids[1..]);
-    let mut decoder = Decoder::new(shape.clone(), 0);
+    let mut decoder = Decoder::new(shape, 0);
     decoder.set_keep(keep);
     let mut optimizer = AdamW::new(&shape);
     let (mut times, mut loss, mut update) = (Vec::new(), 0.0, 0.0);

@@ -23,7 +23,7 @@ fn fill(count: usize, salt: u64) -> impl Iterator<Item = f32> {
 
 /// As `parameters` there.
 fn filled(shape: &Shape, scale: f32) -> Decoder {
-    let mut decoder = Decoder::zeroed(shape.clone());
+    let mut decoder = Decoder::zeroed(*shape);
     for (salt, tensor) in layout(shape).into_iter().enumerate() {
         let values = fill(tensor.range.len(), salt as u64 + 1);
         for (to, u) in decoder.params_mut()[tensor.range].iter_mut().zip(values) {
@@ -226,11 +226,11 @@ fn what_is_kept_changes_memory_and_not_the_gradient() {
 #[test]
 fn a_fresh_decoder_knows_nothing_and_is_the_same_for_the_same_seed() {
     let shape = odd(false);
-    let mut decoder = Decoder::new(shape.clone(), 3);
+    let mut decoder = Decoder::new(shape, 3);
     let ids = random(4, 50, 53, 8);
     let loss = learn(&mut decoder, 2, &ids, 4);
     assert!((loss.mean() - 53f64.ln()).abs() < 0.05, "{loss:?}");
-    assert_eq!(bits(decoder.params()), bits(Decoder::new(shape.clone(), 3).params()));
+    assert_eq!(bits(decoder.params()), bits(Decoder::new(shape, 3).params()));
     assert_ne!(bits(decoder.params()), bits(Decoder::new(shape, 4).params()));
 }
 
