@@ -139,15 +139,19 @@ impl Plan {
         let set = Overrides::default();
         let depths = [1, 2, 4, 6].map(|depth| dial::with(depth, vocabulary, &set));
         let dials: Vec<_> = depths.into_iter().collect::<yushan_train::Result<_>>()?;
-        let (law, whose) = match self.ladder()? {
+        let (law, measured, whose) = match self.ladder()? {
             Some(report) => {
-                let fitted = report.parametric.map_err(BadFile)?;
-                (fitted.law, "the law of this ladder: its text, tokenizer, optimizer and schedule")
+                let measured = optimum::measured(&report);
+                let law = report.parametric.map_err(BadFile)?.law;
+                (
+                    law,
+                    measured,
+                    "the law of this ladder: its text, tokenizer, optimizer and schedule",
+                )
             }
-            None => (
-                Law::BESIROGLU,
-                "arXiv 2404.10102: other text, other tokenizer; a ladder says more",
-            ),
+            None => {
+                (Law::BESIROGLU, optimum::HOFFMANN, "arXiv 2404.10102: other text, other tokenizer")
+            }
         };
         let choices = choice::all(&choice::Request {
             hours,
@@ -157,6 +161,14 @@ impl Plan {
             corpus_tokens: Some(shards.tokens()),
             set,
         })?;
+        let most = choices.iter().map(choice::Choice::flops).fold(0.0, f64::max);
+        if let Some(why) = optimum::refused(most, measured, self.factor) {
+            let advice = "give the --ladder of runs near it (`yushan scale`), or --force";
+            match self.force {
+                true => eprintln!("warning: {why}: forced"),
+                false => return Err(BadUsage(format!("{whose}: {why}; {advice}")).into()),
+            }
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&choices)?);
             return Ok(());

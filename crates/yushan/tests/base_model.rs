@@ -222,6 +222,16 @@ fn a_ladder_predicts_before_it_runs() {
     assert!(fs::read_dir(&runs).unwrap().any(|entry| {
         entry.unwrap().path().extension().is_some_and(|extension| extension == "svg")
     }));
+    // Its law says what to train in a time; published ones were measured too far away.
+    let hours = "plan --hours 0.02 --data data --threads 1";
+    let refused = fails(place.path(), hours, 2);
+    assert!(
+        refused.contains("the limit is 100 times") && refused.contains("--ladder"),
+        "{refused}"
+    );
+    let chosen = works(place.path(), &format!("{hours} --ladder runs/ladder --factor 10000"));
+    assert_eq!(chosen.matches("  best").count(), 1, "{chosen}");
+    assert!(chosen.contains("yushan train pretrain --data data --depth "), "{chosen}");
     // Nothing is left to do.
     let before = results;
     works(place.path(), "scale run ladder.toml --data data --threads 1");

@@ -22,7 +22,7 @@ const REPEATS: f64 = 15.387756;
 pub struct Request {
     /// Hours of the machine.
     pub hours: f64,
-    /// What its N counts is [`Convention::All`].
+    /// The law, of all parameters ([`Convention::All`]).
     pub law: Law,
     /// How fast the machine trains.
     pub speed: Speed,
@@ -47,6 +47,13 @@ pub struct Choice {
     pub hours: f64,
     /// Loss by the law, nats a token.
     pub loss: f64,
+}
+
+impl Choice {
+    /// FLOPs that it takes.
+    pub fn flops(&self) -> f64 {
+        self.settings.shape().flops_per_token() * self.settings.tokens as f64
+    }
 }
 
 /// What tokens are worth of which `fresh` are different: all of them up to one time through, then less and less.

@@ -41,9 +41,11 @@ struct Source {
     why: &'static str,
 }
 
+/// FLOPs, least and most, of the points that were recovered from Hoffmann's figure 4: what [`Law::BESIROGLU`] was fitted to.
+pub const HOFFMANN: (f64, f64) = (1.4e18, 1.3e22);
+
 fn published() -> Vec<Source> {
-    // FLOPs of the points that were recovered from Hoffmann's figure 4.
-    let hoffmann = (1.4e18, 1.3e22);
+    let hoffmann = HOFFMANN;
     vec![
         Source {
             name: "Hoffmann, printed",
@@ -145,12 +147,8 @@ pub fn at(flops: f64, ladder: Option<&Report>, factor: f64, force: bool) -> Resu
     let mut rows: Vec<Row> = published().into_iter().map(|source| row(source, flops)).collect();
     rows.extend(ladder.and_then(|report| ours(report, flops)));
     let mut warnings = Vec::new();
-    for row in rows.iter_mut().filter(|row| row.reach > factor || row.reach < 1.0 / factor) {
-        let (times, side) =
-            if row.reach > 1.0 { (row.reach, "largest") } else { (1.0 / row.reach, "smallest") };
-        let beyond = format!(
-            "{flops:.2e} FLOPs are {times:.3e} times beyond the {side} budget that was measured; the limit is {factor} times"
-        );
+    for row in &mut rows {
+        let Some(beyond) = beyond(flops, row.reach, factor) else { continue };
         if force {
             warnings.push(format!("{}: {beyond}: forced", row.name));
         } else {
@@ -199,16 +197,33 @@ fn row(source: Source, flops: f64) -> Row {
     }
 }
 
+/// Why a law that was measured at budgets from `measured.0` to `measured.1` is not asked for `flops`, if it is not.
+pub fn refused(flops: f64, measured: (f64, f64), factor: f64) -> Option<String> {
+    beyond(flops, reach(flops, measured), factor)
+}
+
+fn beyond(flops: f64, reach: f64, factor: f64) -> Option<String> {
+    let (times, side) = if reach > 1.0 { (reach, "largest") } else { (1.0 / reach, "smallest") };
+    (times > factor).then(|| {
+        format!("{flops:.2e} FLOPs are {times:.3e} times beyond the {side} budget that was measured; the limit is {factor} times")
+    })
+}
+
 /// Over the largest if above it, over the smallest if below, else one.
 fn reach(flops: f64, measured: (f64, f64)) -> f64 {
     if flops > measured.1 { flops / measured.1 } else { (flops / measured.0).min(1.0) }
 }
 
+/// FLOPs of a ladder's runs, least and most.
+pub fn measured(report: &Report) -> (f64, f64) {
+    let budgets = || report.points.iter().map(|p| p.flops);
+    (budgets().fold(f64::INFINITY, f64::min), budgets().fold(0.0, f64::max))
+}
+
 fn ours(report: &Report, flops: f64) -> Option<Row> {
     let fitted = report.parametric.as_ref().or(report.projection.as_ref()).ok()?;
     let (n, d) = fitted.law.optimum(flops);
-    let budgets = || report.points.iter().map(|p| p.flops);
-    let measured = (budgets().fold(f64::INFINITY, f64::min), budgets().fold(0.0, f64::max));
+    let measured = measured(report);
     Some(Row {
         name: "this ladder".into(),
         convention: report.convention,
