@@ -1,8 +1,8 @@
 //! Training as a person meets it: a tiny corpus becomes shards, runs with several seeds and a ladder; cards tell of them.
 
 mod folder;
+mod texts;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -14,60 +14,6 @@ use yushan_train::plan::dial::{self, Overrides};
 use yushan_train::report::{EventKind, Line, Log};
 use yushan_train::scaling::ladder::{self, Ladder, Request};
 use yushan_train::scaling::runner::{self, Prediction};
-
-/// A generator of small numbers.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((self.0 >> 33) % end as u64) as usize
-    }
-}
-
-fn stories(count: usize) -> String {
-    let mut random = Random(7);
-    let (names, ends) =
-        (["Anna", "Ben", "Chen", "Mei"], ["was happy", "went home", "sat down", "sang a song"]);
-    let things = ["ball", "book", "cat", "boat", "hat", "lamp"];
-    let mut text = String::new();
-    for _ in 0..count {
-        for _ in 0..2 + random.below(6) {
-            let (name, thing) = (names[random.below(4)], things[random.below(6)]);
-            let end = ends[random.below(4)];
-            write!(text, "{name} saw a {thing}. {name} took the {thing} and {end}. ").unwrap();
-        }
-        text.push_str("\n--\n");
-    }
-    text
-}
-
-/// Everything stays: the stories are alike.
-const CORPUS: &str = r#"
-name = "stories"
-memory = "16 MB"
-[[source]]
-name = "stories"
-path = "stories.txt"
-format = "text"
-split_documents = "--"
-licence = "CC0-1.0"
-[filter]
-min_words = 1
-max_duplicate_lines = 1.0
-max_duplicate_line_bytes = 1.0
-max_duplicate_paragraphs = 1.0
-max_duplicate_paragraph_bytes = 1.0
-max_top_n_grams = [1.0, 1.0, 1.0]
-max_duplicate_n_grams = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-min_stop_words = 0
-[dedup]
-near = false
-[holdout]
-share = 0.1
-[tokenizer]
-vocabulary = 320
-"#;
 
 const RECIPE: &str = r#"
 name = "tiny"
@@ -93,14 +39,8 @@ every = 10
 
 /// A folder with `data`, made by `data build`, and `tiny.toml`.
 fn place() -> TempDir {
-    let place = tempfile::tempdir().unwrap();
-    for (name, text) in [
-        ("stories.txt", stories(600)),
-        ("corpus.toml", CORPUS.into()),
-        ("tiny.toml", RECIPE.into()),
-    ] {
-        std::fs::write(place.path().join(name), text).unwrap();
-    }
+    let place = texts::place();
+    std::fs::write(place.path().join("tiny.toml"), RECIPE).unwrap();
     done(place.path(), "data build corpus.toml --out data --threads 2");
     place
 }
